@@ -1,0 +1,184 @@
+"""The one door for pictures: what a user or a dataset hands over becomes `uint8[H, W, 3]` RGB, or one clear sentence.
+
+What is repaired on the way (16 bits, CMYK, alpha, animation, EXIF rotation) is said in `LoadedImage.notes`; what cannot
+be is an `ImageError` that names the file and the way out. The size is checked from the header, before any pixel is
+decoded.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 178_956_970
+"""Twice Pillow's `MAX_IMAGE_PIXELS`: above it Pillow speaks of a decompression bomb and refuses the header itself."""
+MAX_SIDE = 16_384
+"""px."""
+MIN_SIDE = 2
+"""px."""
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+"""Raster formats only: Pillow hands EPS to Ghostscript, which runs what stands in the file."""
+EXIF_ORIENTATION = 0x0112
+
+ImageLike = str | Path | Image.Image | np.ndarray
+"""A path, a Pillow image, or an array: bool, uint8 or uint16, `[H, W]` or `[H, W, C]` with C = 1 gray, 2 gray and
+alpha, 3 RGB, 4 RGBA."""
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message names it and the way out, in one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """`pixels` are `uint8[H, W, 3]` RGB, upright; `notes` say what was changed for that; `path` is "" for objects."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...] = ()
+    path: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W), px."""
+        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+
+
+def load_image(image: ImageLike) -> LoadedImage:
+    """Load a picture from a path, a Pillow image or an array.
+
+    Returns:
+        `uint8[H, W, 3]` RGB with EXIF rotation applied, alpha laid over white, 16 bits scaled to 8 (65535 becomes 255).
+
+    Raises:
+        ImageError: the file is missing, empty, truncated, not an image, too small or too large, or its pixels are of a
+            kind with no agreed range (32-bit integers, floats).
+    """
+    if isinstance(image, (str, Path)):
+        return _from_file(Path(image))
+    if isinstance(image, Image.Image):
+        _check_size(image.size, "the image")
+        return _from_pillow(image, "the image", path="")
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    raise ImageError(f"an image is a path, a PIL.Image or a numpy array, not {type(image).__name__}")
+
+
+def _from_file(path: Path) -> LoadedImage:
+    name = str(path)
+    if path.is_dir():
+        raise ImageError(f"{name} is a folder; give the path of one image file")
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{name} is empty (0 bytes); copy or download it again")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of MAX_PIXELS on
+            opened = Image.open(path, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist; check the path") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read; check its permissions") from error
+    except Image.DecompressionBombError as error:
+        found = re.search(r"\d+", str(error))
+        count = f"{int(found[0]) / 1e6:,.0f} megapixels" if found else "too many pixels"
+        raise ImageError(
+            f"{name} has {count}; at most {MAX_PIXELS // 10**6} megapixels fit, scale it down first"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name} is not an image that can be read, or its beginning is damaged; save it as PNG or JPEG"
+        ) from error
+    except ImageError:
+        raise
+    except Exception as error:  # a damaged header: decoders raise struct.error, SyntaxError, EOFError, KeyError ...
+        raise ImageError(f"{name} is damaged ({error}); copy or download it again, or save it anew") from error
+    with opened:
+        _check_size(opened.size, name)
+        return _from_pillow(opened, name, path=name)
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if min(size) < MIN_SIDE:
+        raise ImageError(
+            f"{name} is {width}x{height} px; an image needs at least {MIN_SIDE} px a side, use a larger one"
+        )
+    if max(size) > MAX_SIDE:
+        raise ImageError(f"{name} is {width}x{height} px; at most {MAX_SIDE:,} px a side fit, scale it down first")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"{name} is {width}x{height} px; at most {MAX_PIXELS // 10**6} megapixels fit, scale it down first"
+        )
+
+
+def _from_pillow(image: Image.Image, name: str, path: str) -> LoadedImage:
+    notes: list[str] = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"{name} has {frames} frames; the first is used")
+    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()) or ()) or image.mode.startswith("I;16"):
+        notes.append(f"{name} has 16 bits a channel; scaled to 8 bits by its full range")
+    try:
+        if frames > 1:
+            image.seek(0)
+        image.load()
+    except Exception as error:  # damaged pixels: OSError, SyntaxError, EOFError, zlib.error, struct.error ...
+        raise ImageError(f"{name} is truncated or damaged ({error}); copy or download it again") from error
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    if orientation in range(2, 9):
+        image = ImageOps.exif_transpose(image)
+        notes.append(f"{name} is rotated as its EXIF orientation ({orientation}) says")
+    if image.mode.startswith("I") or image.mode == "F":
+        image, more = _to_eight_bits(image, name)
+        notes += [note for note in more if note not in notes]
+    if image.mode == "CMYK":
+        notes.append(f"{name} is CMYK; converted to RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            notes.append(f"{name} has transparency; laid over white")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    try:
+        pixels = np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise ImageError(f"{name} has pixels of mode {image.mode}, which has no way to RGB; save it as RGB") from error
+    return LoadedImage(pixels=pixels, notes=tuple(notes), path=path)
+
+
+def _to_eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+    """Modes I;16*, I and F to L; 16-bit RGB needs nothing, Pillow's decoder keeps the high byte of each channel."""
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name} has {'float' if image.mode == 'F' else '32-bit'} pixels ({values.min()} to {values.max()}), "
+            "whose white is anyone's guess; save it with 8 or 16 bits"
+        )
+    gray = Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
+    return gray, [f"{name} has 16 bits a channel; scaled to 8 bits by its full range"]
+
+
+def _from_array(array: np.ndarray) -> LoadedImage:
+    name = "the array"
+    channels: Any = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 2, 3, 4):
+        raise ImageError(f"{name} has shape {array.shape}; give [H, W], or [H, W, C] with 1, 2, 3 or 4 channels")
+    _check_size((array.shape[1], array.shape[0]), name)
+    notes: list[str] = []
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+        notes.append(f"{name} has 16 bits a channel; scaled to 8 bits by its full range")
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        raise ImageError(
+            f"{name} is {array.dtype}; give uint8 (0..255) or uint16 (0..65535), e.g. (x * 255).astype('uint8')"
+        )
+    if array.ndim == 3 and channels == 1:
+        array = array[..., 0]
+    loaded = _from_pillow(Image.fromarray(np.ascontiguousarray(array)), name, path="")
+    return LoadedImage(pixels=loaded.pixels, notes=(*notes, *loaded.notes))

@@ -1,0 +1,161 @@
+"""Every bad picture is refused in one sentence that names it; every odd one is accepted and said."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mglmm_data.images import MAX_SIDE, ImageError, load_image
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (24, 36, 3), dtype=np.uint8)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises `width` x `height` RGB pixels and holds none."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, data)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def refused(path, match):
+    with pytest.raises(ImageError, match=match) as caught:
+        load_image(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_empty_folder_and_no_image(tmp_path):
+    refused(tmp_path / "none.jpg", "does not exist; check the path")
+    refused(tmp_path, "is a folder")
+    (tmp_path / "empty.png").touch()
+    refused(tmp_path / "empty.png", r"0 bytes")
+    (tmp_path / "text.jpg").write_text("this is a letter")
+    refused(tmp_path / "text.jpg", "not an image")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif"])
+@pytest.mark.parametrize("share", [0.02, 0.6], ids=["in the header", "in the pixels"])
+def test_truncated(tmp_path, pixels, suffix, share):
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.tile(pixels, (8, 8, 1))).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    refused(path, "damaged|truncated|not an image")
+
+
+def test_post_script_is_never_run(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.eps")
+    refused(tmp_path / "a.eps", "save it as PNG or JPEG")
+
+
+@pytest.mark.parametrize(
+    ("size", "match"),
+    [((1, 1), "at least 2 px a side"), ((MAX_SIDE + 1, 2), "16,384 px a side"), ((16000, 11200), "178 megapixels")],
+)
+def test_size_is_refused_from_the_header(tmp_path, size, match):
+    path = tmp_path / "size.png"
+    path.write_bytes(png_header(*size))
+    refused(path, match)
+
+
+def test_a_large_image_within_the_limits_gets_as_far_as_its_pixels(tmp_path, recwarn):
+    path = tmp_path / "large.png"
+    path.write_bytes(png_header(16000, 11000))  # 176 megapixels: above Pillow's warning, below its error
+    refused(path, "truncated or damaged")
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["png gray", "png rgb", "tif gray", "pgm", "array"])
+def test_sixteen_bits_are_scaled_not_saturated(tmp_path, kind):
+    ramp = np.linspace(0, 65535, 24 * 36).round().astype(np.uint16).reshape(24, 36)
+    if kind == "array":
+        loaded = load_image(ramp)
+    else:
+        path = tmp_path / f"deep.{kind.split()[0]}"
+        cv2.imwrite(str(path), np.repeat(ramp[..., None], 3, 2) if "rgb" in kind else ramp)
+        loaded = load_image(path)
+    assert np.abs(loaded.pixels.astype(int) - (ramp / 257)[..., None]).max() <= 1
+    assert loaded.pixels.max() == 255 and loaded.pixels.min() == 0
+    assert [note for note in loaded.notes if "16 bits" in note] == list(loaded.notes)
+
+
+def test_thirty_two_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 70000, np.int32)).save(tmp_path / "i.tif")
+    refused(tmp_path / "i.tif", "32-bit pixels .*save it with 8 or 16 bits")
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "f.tif")
+    refused(tmp_path / "f.tif", "float pixels")
+
+
+def test_cmyk_is_converted_and_said(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg")
+    loaded = load_image(tmp_path / "c.jpg")
+    assert "CMYK" in loaded.notes[0]
+    assert loaded.pixels[0, 0, 0] > 200 and loaded.pixels[0, 0, 1:].max() < 60  # red
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_alpha_is_laid_over_white(tmp_path, mode):
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 4, 8))
+    if mode == "P":
+        picture.quantize(4).save(tmp_path / "a.png")
+    else:
+        picture.convert(mode).save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert "transparency; laid over white" in loaded.notes[0]
+    assert (loaded.pixels[:, :4] == 255).all() and (loaded.pixels[:, 4:] == 0).all()
+
+
+def test_opaque_alpha_needs_no_note(tmp_path, pixels):
+    Image.fromarray(pixels).convert("RGBA").save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.png")
+    assert loaded.notes == () and (loaded.pixels == pixels).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_first_frame_of_an_animation(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], lossless=True)
+    loaded = load_image(tmp_path / f"a.{suffix}")
+    assert "3 frames; the first" in loaded.notes[0]
+    assert tuple(loaded.pixels[4, 4]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_honoured(tmp_path, pixels, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "r.png", exif=exif)
+    turned = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1), 7: pixels[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(pixels),
+    }  # fmt: skip
+    loaded = load_image(tmp_path / "r.png")
+    assert (loaded.pixels == turned[orientation]).all()
+    assert bool(loaded.notes) == (orientation != 1)
+
+
+def test_plain_pictures_pass_untouched(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "gray.png")
+    for given in (pixels, Image.fromarray(pixels), tmp_path / "p.png", str(tmp_path / "p.png")):
+        loaded = load_image(given)
+        assert loaded.notes == () and (loaded.pixels == pixels).all() and loaded.size == (24, 36)
+    gray = load_image(tmp_path / "gray.png")
+    assert gray.notes == () and (gray.pixels == pixels[..., :1]).all()
+    assert (load_image(pixels[..., :1]).pixels == pixels[..., :1]).all()
+
+
+def test_arrays_of_another_kind_name_the_way_out():
+    with pytest.raises(ImageError, match=r"float64; give uint8"):
+        load_image(np.zeros((4, 4, 3)))
+    with pytest.raises(ImageError, match=r"shape \(4, 4, 5\)"):
+        load_image(np.zeros((4, 4, 5), np.uint8))
+    with pytest.raises(ImageError, match="not list"):
+        load_image([[0]])  # pyright: ignore[reportArgumentType]
