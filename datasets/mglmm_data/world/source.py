@@ -1,0 +1,178 @@
+"""The world as a source of samples: index -> scene -> conversations, deterministic by (seed, index)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+
+from mglmm_data.sample import Conversation, Region, Sample
+from mglmm_data.world import templates
+from mglmm_data.world.scene import Scene, make_scene
+from mglmm_data.world.tasks import KINDS, SEVERAL_SHARE, TASKS, write
+from mglmm_data.world.view import Target, View, order
+from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
+
+WORLD_VERSION = "world-v0"
+EVAL_SEED_START = 10_000_000
+"""Scene seeds below are for training, from here on for evaluation."""
+
+DEFAULT_TASKS: dict[str, float] = {
+    "panoptic": 0.12,
+    "fine": 0.08,
+    "referring": 0.2,
+    "several": 0.08,
+    "absent": 0.16,
+    "reasoning": 0.06,
+    "grounded_chat": 0.06,
+    "caption": 0.03,
+    "vqa": 0.09,
+    "region": 0.07,
+    "box": 0.05,
+}
+
+
+class World:
+    """Samples of the procedural world without end in practice, several conversations an image.
+
+    Args:
+        seed_start: scene seed of index 0; index i has scene `seed_start + i`, up to the last seed of the split.
+        tasks: task -> weight, the names of `TASKS`.
+        turns: conversations per image.
+        size: height = width of the image, px; from several, each sample draws one.
+        split: `train` never shows or asks for what is held out; `eval` does, and names it in the kind.
+        held_out: what the scenes do with held-out pairs; by default `avoid` in training and `allow` in evaluation.
+
+    Raises:
+        ValueError: an unknown task, no positive weight, no turns, or a seed of the other split.
+    """
+
+    def __init__(
+        self,
+        seed_start: int = 0,
+        *,
+        tasks: Mapping[str, float] | None = None,
+        turns: int = 6,
+        size: int | Sequence[int] = 192,
+        split: Literal["train", "eval"] = "train",
+        held_out: Literal["avoid", "allow", "require"] | None = None,
+    ) -> None:
+        tasks = DEFAULT_TASKS if tasks is None else tasks
+        unknown = [name for name in tasks if name not in TASKS]
+        if unknown:
+            raise ValueError(f"task {unknown[0]!r} is unknown; use one of {', '.join(TASKS)}")
+        if not any(weight > 0 for weight in tasks.values()) or any(weight < 0 for weight in tasks.values()):
+            raise ValueError(f"tasks are {dict(tasks)}; give weights of 0 or more, one at least above 0")
+        if turns < 1:
+            raise ValueError(f"turns is {turns}; give at least 1 conversation per image")
+        if split not in ("train", "eval"):
+            raise ValueError(f"split is {split!r}; use train or eval")
+        first = 0 if split == "train" else EVAL_SEED_START
+        if not first <= seed_start < first + EVAL_SEED_START:
+            raise ValueError(
+                f"seed_start {seed_start} is not of split {split}: "
+                f"training seeds are 0..{EVAL_SEED_START - 1}, "
+                f"evaluation seeds {EVAL_SEED_START}..{2 * EVAL_SEED_START - 1}"
+            )
+        self.seed_start = seed_start
+        self.tasks = {name: float(weight) for name, weight in tasks.items() if weight > 0}
+        self.turns = turns
+        self.sizes = (size,) if isinstance(size, int) else tuple(size)
+        self.split = split
+        self.held_out: Literal["avoid", "allow", "require"] = held_out or ("avoid" if split == "train" else "allow")
+        one, many = self.tasks.get("referring", 0.0), self.tasks.get("several", 0.0)
+        self.several_share = many / (one + many) if one + many else SEVERAL_SHARE
+        names, weights = tuple(self.tasks), np.array(tuple(self.tasks.values()))
+        self._names, self._cumulative = names, np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        """Scenes from `seed_start` to the last seed of the split; evaluation has as many seeds as training."""
+        return EVAL_SEED_START * (1 if self.split == "train" else 2) - self.seed_start
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """The sample at an index; another epoch asks other questions about the same scene.
+
+        Raises:
+            ValueError: the index is outside 0..len - 1, or the scene has none of the tasks.
+        """
+        if not 0 <= index < len(self):
+            raise ValueError(f"index is {index}; this world has samples 0..{len(self) - 1}")
+        seed = self.seed_start + index
+        rng = np.random.default_rng((self.seed_start, index, epoch))
+        size = self.sizes[int(rng.integers(len(self.sizes)))]
+        scene = make_scene(seed, size, held_out=self.held_out)
+        view = View(scene, allow_unseen=self.split == "eval")
+        regions: list[Region] = []
+        drawn: dict[Target, int] = {}
+        conversations: list[Conversation] = []
+        while len(conversations) < self.turns:
+            first = self._names[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._names) - 1)]
+            rest = order(rng, self._names, tuple(self.tasks.values()))
+            for task in chain((first,), rest):
+                told = write(view, task, rng, regions, drawn=drawn, several_share=self.several_share)
+                if told is not None:
+                    conversations.append(told)
+                    break
+            else:
+                raise ValueError(
+                    f"scene {seed} has none of the tasks {', '.join(self._names)}; add one every scene has (panoptic)"
+                )
+        return _sample(scene, regions, conversations)
+
+    def text_corpus(self, count: int) -> Iterator[str]:
+        """`count` texts for training a tokenizer: every word and wording once, then turns of samples."""
+        texts = chain(_wordings(), (turn.text for turn in chain.from_iterable(self._turns(i) for i in range(count))))
+        return (text for text, _ in zip(texts, range(count), strict=False))
+
+    def _turns(self, index: int) -> Iterator:
+        return (turn for conversation in self.sample(index).conversations for turn in conversation.turns)
+
+
+def eval_samples(task: str, count: int, seed: int = EVAL_SEED_START, size: int = 192) -> Iterator[Sample]:
+    """`count` samples of held-out worlds with one conversation of `task` each, kinds in turn; no scene twice.
+
+    Raises:
+        ValueError: the task is unknown, or the seed is one of training.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; use one of {', '.join(TASKS)}")
+    if seed < EVAL_SEED_START:
+        raise ValueError(f"seed {seed} is one of training; evaluation seeds start at {EVAL_SEED_START}")
+    kinds = tuple(KINDS[task])
+    scenes = seed
+    for number in range(count):
+        told, regions = None, []
+        while told is None:
+            scene = make_scene(scenes, size, held_out="allow")
+            rng = np.random.default_rng((scenes, number))
+            scenes += 1
+            regions = []
+            told = write(scene, task, rng, regions, kind=kinds[number % len(kinds)])
+        yield _sample(scene, regions, [told])
+
+
+def _sample(scene: Scene, regions: list[Region], conversations: list[Conversation]) -> Sample:
+    return Sample(
+        scene.image,
+        tuple(regions),
+        tuple(conversations),
+        id=f"world-{scene.seed}",
+        meta={"scene_seed": scene.seed, "version": WORLD_VERSION},
+    )
+
+
+def _wordings() -> Iterator[str]:
+    """Every word of the vocabulary and every template."""
+    yield " ".join((*COLORS, *STUFF, *PART_NAMES))
+    yield " ".join(chain.from_iterable((name, templates.plural(name)) for name in CATEGORIES))
+    yield " ".join(chain.from_iterable(templates.RELATIONS.values()))
+    yield from templates.REGION_WORDS
+    yield " ".join((*templates.NUMBERS, *templates.ORDINALS, "leftmost rightmost small large yes no left middle right"))
+    for purpose in templates.PURPOSES.values():
+        yield from (*purpose.asks, *(templates.negation(words) for words in purpose.asks), purpose.because)
+    for name, value in vars(templates).items():
+        if name.isupper() and isinstance(value, tuple) and value and isinstance(value[0], str):
+            yield from (re.sub(r" ?\{\w+\}", "", text) for text in value)
