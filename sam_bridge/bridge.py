@@ -1,0 +1,149 @@
+"""What every segmentation backbone offers: images to features, features and prompts to masks.
+
+B images, S the side of the square the backbone reads (px), C x g x g the embedding, K prompts, M masks a prompt,
+q the side of the decoder's output. `HfSam` (sam.py) and `SmallBridge` (small.py) implement `SamBridge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sam_bridge.canvas import Canvas, Size
+from sam_bridge.prompt import Prompts, Rows
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """What an image costs once, however many prompts follow; frozen features can be cached."""
+
+    embedding: Tensor  # float[B, C, g, g], what the mask decoder attends to
+    tokens: Tensor | None = None  # float[B, N, D], the encoder's patch states, for a shared vision tower
+    skips: tuple[Tensor, ...] = ()  # float[B, C_i, h_i, w_i], higher resolutions for the mask decoder
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """The same features with `change` applied to each tensor."""
+        tokens = None if self.tokens is None else change(self.tokens)
+        return Features(
+            embedding=change(self.embedding), tokens=tokens, skips=tuple(change(skip) for skip in self.skips)
+        )
+
+    def select(self, index: Tensor | slice) -> Features:
+        """Features of the images in `index` (long[n] or bool[B]), repeats allowed."""
+        return self.map(lambda value: value[index])
+
+    def to(self, *args, **kwargs) -> Features:
+        """Move or cast every tensor, as `Tensor.to`."""
+        return self.map(lambda value: value.to(*args, **kwargs))
+
+    def detach(self) -> Features:
+        """Cut the gradient to the encoder."""
+        return self.map(Tensor.detach)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Masks:
+    """What a decoder answers; slots without a prompt hold zeros."""
+
+    logits: Tensor  # float[B, K, M, q, q] over the whole S x S square, before the sigmoid
+    scores: Tensor  # float[B, K, M], predicted IoU (meaningless after training without a loss on it)
+
+
+class SamBridge(Protocol):
+    """A segmentation backbone; an `nn.Module` in practice."""
+
+    side: int  # S, px
+    prompt_dim: int  # C, the width of a language prompt
+
+    def encode(self, pixel_values: Tensor) -> Features:
+        """Images float[B, 3, S, S], normalised (see `preprocess`), to features."""
+        ...
+
+    def decode(self, features: Features, prompts: Prompts, multimask: bool = False) -> Masks:
+        """One mask (or, with `multimask`, several) per prompt, images x prompts in one call."""
+        ...
+
+    def canvas(self, size: Size) -> Canvas:
+        """The map of an image of `size` (H, W) into the square."""
+        ...
+
+    def preprocess(self, images: Sequence[Image.Image | np.ndarray]) -> tuple[Tensor, list[Canvas]]:
+        """Images (PIL or uint8[H, W, 3], any sizes) to float32[B, 3, S, S] and their canvases."""
+        ...
+
+
+def normalise(frame: np.ndarray, canvas: Canvas, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """uint8[h, w, 3] to float32[3, h, w]: (value - mean) / std per channel (all in 0..255), then 0 in the padding.
+
+    Source: segment-anything `modeling/sam.py`, `preprocess`; it pads after normalising, so the fill is the mean colour.
+    """
+    pixels_3hw = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float()
+    scaled = (pixels_3hw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    scaled[:, canvas.inner[0] :] = 0
+    scaled[:, :, canvas.inner[1] :] = 0
+    return scaled.contiguous()
+
+
+def preprocess(
+    images: Sequence[Image.Image | np.ndarray],
+    *,
+    canvas: Callable[[Size], Canvas],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Tensor, list[Canvas]]:
+    """Draw each image into its frame and normalise it; the shared body of `SamBridge.preprocess`.
+
+    Returns:
+        float32[B, 3, S, S] on the CPU, and one canvas per image.
+    """
+    if not images:
+        raise ValueError("no images to preprocess; give at least one")
+    sizes = [image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width) for image in images]
+    canvases = [canvas((int(height), int(width))) for height, width in sizes]
+    frames = [normalise(own.apply_image(image), own, mean, std) for image, own in zip(images, canvases, strict=True)]
+    return torch.stack(frames), canvases
+
+
+def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, Tensor]]) -> Masks:
+    """Run `decode_rows` on the valid prompts only and put the answers back into their slots.
+
+    The usual batch (language states alone) is one call. A batch without any prompt still runs one stand-in row and
+    drops it, so that the decoder stays in the graph with gradient 0: else DDP and ZeRO fail and FSDP hangs.
+
+    Args:
+        prompts: a batch, padded.
+        decode_rows: n rows to logits float[n, M, q, q] and scores float[n, M].
+    """
+    shape = tuple(prompts.valid.shape)
+    groups = prompts.groups()
+    if not len(groups[0]):
+        logits, scores = decode_rows(_stand_in(prompts))
+        parts = [(groups[0], logits[:0], scores[:0])]
+    else:
+        parts = [(rows, *decode_rows(rows)) for rows in groups]
+    rows, logits, scores = parts[0]
+    if len(parts) == 1 and len(rows) == prompts.valid.numel() and len(rows):
+        return Masks(logits=logits.unflatten(0, shape), scores=scores.unflatten(0, shape))
+    all_logits = logits.new_zeros((*shape, *logits.shape[1:]))
+    all_scores = scores.new_zeros((*shape, *scores.shape[1:]))
+    for rows, logits, scores in parts:
+        where = (rows.image, rows.slot)
+        all_logits, all_scores = all_logits.index_put(where, logits), all_scores.index_put(where, scores)
+    return Masks(logits=all_logits, scores=all_scores)
+
+
+def _stand_in(prompts: Prompts) -> Rows:
+    """One row for the first image, of the kind the batch would have had: a language state of zeros, or else a box."""
+    zero = torch.zeros(1, dtype=torch.long, device=prompts.valid.device)
+    embeds = None if prompts.embeds is None else prompts.embeds.new_zeros((1, *prompts.embeds.shape[2:]))
+    box = torch.zeros(1, 4, device=prompts.valid.device) if embeds is None else None
+    return Rows(image=zero, slot=zero, points=None, labels=None, boxes=box, masks=None, embeds=embeds)
