@@ -1,0 +1,102 @@
+"""Part mIoU counted by hand, and the mean-mask baseline where the best constant answer is known."""
+
+import numpy as np
+import pytest
+
+from mglmm.eval.parts import PartsIou, fit_mean_masks, mean_mask_baseline, parts_report, score_parts
+from mglmm.eval.report import Report
+from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
+
+NAMES = ("hood", "front_glass", "glass", "wheel")
+
+
+@pytest.fixture
+def make_car(square):
+    def make(hood, wheels=()):
+        regions = [
+            Region.of_mask(square(*hood), "hood"),
+            *(Region.of_mask(square(*wheel), "wheel") for wheel in wheels),
+        ]
+        phrases = [("the hood", (0,))]
+        if wheels:
+            phrases += [", ", ("two wheels", tuple(range(1, 1 + len(wheels))))]
+        text, spans = compose(*phrases)
+        conversation = Conversation((Turn("user", "Segment the parts."), Turn("assistant", text, spans)), "fine")
+        return Sample(np.zeros((20, 20, 3), np.uint8), tuple(regions), (conversation,))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("the hood", "hood"),
+        ("Two wheels", "wheel"),
+        ("the front glass", "front glass"),  # the longest name wins
+        ("a glass", "glass"),
+        ("front_glass", "front glass"),
+        ("glassy wheelbarrow", ""),
+    ],
+)
+def test_phrases_name_parts(phrase, name):
+    assert PartsIou(NAMES).name_of(phrase) == name
+
+
+def test_counts_by_hand(make_car, make_answer, square):
+    car = make_car((0, 0, 10, 10), [(0, 15, 2, 17), (10, 15, 12, 17)])
+
+    def predict(queries):
+        half_hood, spurious = square(0, 0, 5, 10), square(18, 18, 20, 20)
+        return [make_answer(("the hood", [half_hood]), ", ", ("the glass", [spurious])) for _ in queries]
+
+    metric = score_parts(predict, [car, car], NAMES)
+    scores = metric.compute()
+    assert scores["IoU/hood"] == pytest.approx(0.5)
+    assert scores["IoU/wheel"] == 0  # absent from the answer, in the union nevertheless
+    assert scores["IoU/glass"] == 0  # not in the gold
+    assert np.isnan(scores["IoU/front glass"])  # nowhere: not averaged
+    assert scores["mIoU"] == pytest.approx(0.5 / 3)
+
+
+def test_echoed_gold_is_perfect_and_silence_is_not(make_car, echo_gold, say_nothing):
+    from mglmm.eval.protocol import Item
+
+    cars = [make_car((0, 0, 10, 10), [(0, 15, 2, 17)]), make_car((3, 3, 9, 9))]
+    metric = PartsIou(NAMES)
+    for car in cars:
+        item = Item(car, car.conversations[0])
+        metric.update(item, echo_gold(item))
+    assert metric.compute()["mIoU"] == 1
+    assert score_parts(say_nothing, cars, NAMES).compute()["mIoU"] == 0
+
+
+def test_mean_masks_take_what_most_images_share(make_car):
+    train = [make_car((0, 0, 10, 10)), make_car((0, 0, 10, 10)), make_car((10, 10, 20, 20))]
+    baseline = mean_mask_baseline(train, [make_car((0, 0, 10, 10))], NAMES)
+    assert baseline.compute()["IoU/hood"] == pytest.approx(1, abs=0.02)
+    assert 1 / 3 <= fit_mean_masks(train, NAMES).thresholds["hood"] < 2 / 3
+
+
+def test_mean_masks_may_be_told_which_parts_are_there(make_car):
+    train = [make_car((0, 0, 10, 10), [(0, 14, 4, 18)])]
+    told = mean_mask_baseline(train, [make_car((0, 0, 10, 10))], NAMES).compute()
+    everywhere = mean_mask_baseline(train, [make_car((0, 0, 10, 10))], NAMES, told_presence=False).compute()
+    assert np.isnan(told["IoU/wheel"]) and everywhere["IoU/wheel"] == 0
+    assert told["mIoU"] == pytest.approx(2 * everywhere["mIoU"])
+
+
+def test_report_stands_beside_the_baseline(make_car, say_nothing, tmp_path):
+    cars = [make_car((0, 0, 10, 10))] * 3
+    report = parts_report(score_parts(say_nothing, cars, NAMES), {"mean mask": mean_mask_baseline(cars, cars, NAMES)})
+    row = report.row("parts", "mIoU")
+    assert (row.value, row.count) == (0, 3) and row.beside["mean mask"] == pytest.approx(1, abs=0.02)
+    assert Report.load(report.save(tmp_path / "parts.json")).row("parts", "IoU/hood").value == 0
+
+
+def test_errors(make_item, say_nothing):
+    with pytest.raises(ValueError, match=r"made: no conversation asks for parts \(tasks \[''\]\)"):
+        score_parts(say_nothing, [make_item("How many?", "2").sample], NAMES)
+    with pytest.raises(ValueError, match="needs a training sample with a named part"):
+        fit_mean_masks([], NAMES)
+    with pytest.raises(ValueError, match="part names must be given, each once"):
+        PartsIou(["hood", "Hood"])
