@@ -1,0 +1,160 @@
+"""Models from nothing: a model config (YAML) to weights and a processor that belong together.
+
+The small one is what the package ships; any LLaVA and any SAM of transformers' or the official format go together the same
+way (`configs/model/llava_7b_sam_h.yaml`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from mglmm.config import Strict
+from mglmm.model import Mglmm, MglmmConfig
+from mglmm.processor import MglmmProcessor
+from mglmm.tokenizer import tokenizer_hash
+from mglmm.tokens import add_markers, special_ids
+from sam_bridge.small import SmallConfig
+
+
+class SmallSizes(Strict):
+    """The small backbone, see `sam_bridge.small.SmallConfig`."""
+
+    side: int = 192
+    stem: tuple[int, int, int] = (24, 48, 96)
+    dim: int = 192
+    depth: int = 6
+    heads: int = 3
+    prompt_dim: int = 128
+    decoder_layers: int = 2
+    decoder_heads: int = 4
+    decoder_mlp: int = 256
+
+
+class LanguageSizes(Strict):
+    """A LLaMA from nothing."""
+
+    hidden_size: int = 192
+    num_hidden_layers: int = 5
+    num_attention_heads: int = 3
+    intermediate_size: int = 512
+    max_position_embeddings: int = 2048
+
+
+class ModelConfig(Strict):
+    """What to build: everything small and fresh, or published parts by path or hub name."""
+
+    vision: Literal["clip", "shared"] = "shared"
+    tokenizer: str = "bundled"  # a folder or hub name; `bundled`: the one in the package
+    prompt_format: str = "compact"
+    read_offset: Literal[-1, 0] = -1
+    small: SmallSizes | None = None  # the small backbone from nothing
+    language: LanguageSizes | None = None  # a LLaMA from nothing
+    llava: str | None = None  # or a LLaVA in transformers' layout
+    sam: str | None = None  # with it a SAM: folder or hub name of transformers' layout, or an official .pth
+    region_grid: int = Field(default=48, gt=0)
+
+    @model_validator(mode="after")
+    def one_of_each(self) -> ModelConfig:
+        if (self.small is None) == (self.sam is None):
+            raise ValueError("give exactly one of small (sizes) and sam (a path or hub name)")
+        if (self.language is None) == (self.llava is None):
+            raise ValueError("give exactly one of language (sizes) and llava (a path or hub name)")
+        if self.language is not None and self.vision != "shared":
+            raise ValueError("a language model from nothing has no CLIP tower; set vision: shared")
+        return self
+
+
+def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Mglmm, MglmmProcessor]:
+    """Build model and processor. Parts named by path keep their weights, the rest is drawn from `seed`.
+
+    Raises:
+        ValueError: parts do not fit each other, or the tokenizer lacks what it needs.
+        OSError: a path or hub name cannot be loaded.
+    """
+    torch.manual_seed(seed)
+    tokenizer = load_tokenizer(config)
+    if config.llava is not None:
+        return build_from_parts(config, tokenizer, dtype)
+    assert config.language is not None
+    settings = model_config(config, tokenizer, small_llava(config, tokenizer))
+    model = Mglmm(settings).to(dtype)
+    return model, MglmmProcessor(tokenizer, settings)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    from mglmm.config import BUNDLED
+
+    folder = str(BUNDLED) if config.tokenizer == "bundled" else config.tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    add_markers(tokenizer)
+    return tokenizer
+
+
+def small_llava(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
+    """The LLaVA around a LLaMA from nothing; its CLIP tower is a placeholder that a shared encoder replaces."""
+    assert config.language is not None
+    ids = special_ids(tokenizer)
+    width = config.small.dim if config.small is not None else 256
+    cells = config.small.side // 16 if config.small is not None else 64
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16, patch_size=16
+        ).to_dict(),
+        text_config=LlamaConfig(
+            **config.language.model_dump(),
+            vocab_size=-(-len(tokenizer) // 64) * 64,
+            bos_token_id=ids.bos,
+            eos_token_id=ids.eos,
+            pad_token_id=ids.pad,
+            tie_word_embeddings=True,
+        ).to_dict(),
+        image_token_index=ids.image,
+        image_seq_length=cells**2,
+        tie_word_embeddings=True,
+    )
+
+
+def model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, llava: LlavaConfig, **extra: Any) -> MglmmConfig:
+    ids = special_ids(tokenizer)
+    return MglmmConfig(
+        llava_config=llava.to_dict(),
+        small_config=SmallConfig(**config.small.model_dump()).to_dict() if config.small is not None else None,
+        vision=config.vision,
+        read_offset=config.read_offset,
+        seg_token_id=ids.seg,
+        region_token_id=ids.region,
+        region_grid=config.region_grid,
+        prompt_format=config.prompt_format,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        tie_word_embeddings=llava.tie_word_embeddings,
+        **extra,
+    )
+
+
+def build_from_parts(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> tuple[Mglmm, MglmmProcessor]:
+    """A published LLaVA with its weights, and a SAM (or the small backbone, fresh)."""
+    from transformers import LlavaForConditionalGeneration
+
+    from sam_bridge.sam import HfSam
+
+    assert config.llava is not None
+    llava = LlavaForConditionalGeneration.from_pretrained(config.llava, dtype=dtype)
+    llava.resize_token_embeddings(max(len(tokenizer), llava.config.text_config.vocab_size), mean_resizing=True)
+    llava.config.image_token_index = special_ids(tokenizer).image
+    sam = None
+    if config.sam is not None:
+        loader = HfSam.from_official if Path(config.sam).suffix == ".pth" else HfSam.from_pretrained
+        sam = loader(config.sam, dtype=dtype)
+    extra = {} if sam is None else {"sam_config": sam.sam.config.to_dict()}
+    settings = model_config(config, tokenizer, llava.config, **extra)
+    model = Mglmm(settings, llava_model=llava, bridge=sam).to(dtype)
+    clip = CLIPImageProcessorPil.from_pretrained(config.llava) if config.vision == "clip" else None
+    return model, MglmmProcessor(tokenizer, settings, clip)

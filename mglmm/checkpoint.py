@@ -1,0 +1,128 @@
+"""Saving and loading: whole folders, replaced in one step, checked key by key.
+
+A checkpoint is a folder in Hugging Face's layout (`config.json`, `model.safetensors`, the processor's files). A run keeps
+its state beside it (`state.pt`, loaded with `weights_only=True`). Nothing is half written: a folder is filled under another
+name and renamed, so that a full disk leaves the old one as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mglmm.config import BUNDLED
+from mglmm.model import Mglmm
+from mglmm.processor import MglmmProcessor
+from mglmm.tokenizer import tokenizer_hash
+
+MAX_LISTED = 8
+
+
+@contextlib.contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `target` when the block ends well.
+
+    Raises:
+        OSError: writing failed (a full disk, say); `target` is as before, and the message says so.
+    """
+    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover_folder(target)
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        yield fresh
+        if target.exists():
+            os.replace(target, old)
+        os.replace(fresh, target)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError or their own
+        if isinstance(error, OSError) or "write" in str(error).lower() or "space" in str(error).lower():
+            kept = "; the checkpoint that was there is intact" if target.exists() else ""
+            raise OSError(f"could not save {target}: {error}{kept}; free some space or choose another folder") from error
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Bring back the old folder of a save that was cut between its two renames."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+
+
+def save_checkpoint(folder: str | Path, model: Mglmm, processor: MglmmProcessor, half: bool = False) -> None:
+    """Write model and processor to `folder`, replacing it in one step; `half` stores float16."""
+    with replaced_folder(Path(folder)) as fresh:
+        write_checkpoint(fresh, model, processor, half)
+
+
+def write_checkpoint(folder: Path, model: Mglmm, processor: MglmmProcessor, half: bool = False) -> None:
+    state = model.state_dict()
+    if half:
+        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    try:
+        model.save_pretrained(folder, state_dict=state)
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # how safetensors reports input and output errors
+            raise OSError(str(error)) from error
+        raise
+    processor.save_pretrained(folder)
+
+
+def load_checkpoint(path: str | Path = "bundled", dtype: torch.dtype = torch.float32) -> tuple[Mglmm, MglmmProcessor]:
+    """Model (in eval mode) and processor from a folder or hub name; `bundled` is the one in the package.
+
+    Raises:
+        ValueError: the folder is no checkpoint of ours, of another version, or its keys do not match (they are listed).
+    """
+    folder = BUNDLED if str(path) == "bundled" else Path(path)
+    local = folder.exists()
+    if local:
+        recover_folder(folder)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds no config.json; a checkpoint is a folder written by mglmm train or save")
+    elif str(path).startswith((".", "/")) or str(path).count("/") != 1:
+        raise ValueError(f"no checkpoint at {path}; give a folder, a hub name (owner/name) or bundled")
+    where = str(folder) if local else str(path)
+    processor = MglmmProcessor.from_pretrained(where)
+    config = processor.config
+    if config.tokenizer_hash and config.tokenizer_hash != tokenizer_hash(processor.tokenizer):
+        raise ValueError(
+            f"{where}: the tokenizer beside the weights is not the one they were trained with "
+            f"(hash {tokenizer_hash(processor.tokenizer)}, expected {config.tokenizer_hash}); restore its files"
+        )
+    try:
+        model, info = Mglmm.from_pretrained(
+            where, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise ValueError(f"{where}: the weights file is damaged or cut short ({error}); copy it again") from None
+        raise
+    wrong = [f"missing {key}" for key in sorted(info["missing_keys"])]
+    wrong += [f"extra {key}" for key in sorted(info["unexpected_keys"])]
+    wrong += [f"{key}: {tuple(have)} in the file, {tuple(want)} in the model" for key, have, want in info["mismatched_keys"]]
+    if wrong:
+        more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+        raise ValueError(f"{where}: {len(wrong)} keys do not fit this model: {'; '.join(wrong[:MAX_LISTED])}{more}")
+    return model.eval(), processor
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """A run's `state.pt`: tensors and plain values only.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds code.
+    """
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a run's state ({type(error).__name__}); delete the run or restore it") from None

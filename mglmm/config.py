@@ -1,0 +1,233 @@
+"""Typed configuration: frozen pydantic models, read from YAML, overridden by `key.sub=value`.
+
+Key names follow `transformers.TrainingArguments` where the meaning is the same. An unknown key is an error that names the
+nearest known one; this is the only validator of YAML.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+BUNDLED = Path(__file__).resolve().parent / "bundled"
+"""Folder of the model that ships in the package."""
+
+
+class Strict(BaseModel):
+    """Base of every config: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters on the language model (through peft); `lora: null` trains without them."""
+
+    rank: int = 8
+    alpha: int = 16  # the update is scaled by alpha / rank
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = ("q_proj", "v_proj")  # names inside one decoder layer
+
+    @field_validator("rank")
+    @classmethod
+    def at_least_one(cls, rank: int) -> int:
+        if rank < 1:
+            raise ValueError(f"rank is {rank}; to train without adapters set lora: null")
+        return rank
+
+
+class LossConfig(Strict):
+    """Weights of the sum; the defaults are the published ones (LISA, MGLMM)."""
+
+    ce: float = 1.0
+    bce: float = 2.0
+    dice: float = 0.5
+    distill: float = 0.0  # draws [SEG] prompts to the semantic prompt of their region (world only)
+    mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
+
+
+class StageConfig(Strict):
+    """One stage of a recipe: what it sees, what trains, for how long."""
+
+    name: str
+    kind: Literal["pixels", "grounding"] = "grounding"
+    max_steps: int = Field(gt=0)
+    per_device_train_batch_size: int = Field(default=4, gt=0)
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    optim: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    lr_end: float = Field(default=0.02, ge=0, le=1)  # the cosine ends at this share of learning_rate
+    weight_decay: float = Field(default=0.05, ge=0)
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.98
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    train: dict[str, float] = {}  # group of parameters -> factor on learning_rate; groups not named stay frozen
+    losses: LossConfig = LossConfig()
+    sources: dict[str, dict[str, Any]] = {}  # name -> spec of a source, see mglmm_data.registry
+    weights: dict[str, float] = {}  # name -> weight in the mixture; 1 where not named
+    augment: dict[str, Any] | None = None
+    share_prefix: bool = True  # conversations of an image share its tokens under a block mask
+    masks_per_image: int | None = None  # at most so many masks of an image are decoded in a step (drawn at random)
+    max_length: int = 2048  # tokens of a row; conversations that do not fit are left out, and counted
+
+    @model_validator(mode="after")
+    def has_data(self) -> StageConfig:
+        if self.kind == "grounding" and not self.sources:
+            raise ValueError(f"stage {self.name!r} has no sources; name at least one, for example world: {{type: world}}")
+        unknown = set(self.weights) - set(self.sources)
+        if unknown:
+            raise ValueError(f"weights name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}")
+        return self
+
+
+class TrainConfig(Strict):
+    """A recipe: a model to start from, stages in order, and how to run and log them."""
+
+    output_dir: str | None = None  # default: $MGLMM_RUNS/<name of the config>
+    model: str = "bundled"  # a checkpoint folder, `bundled`, or a model config (YAML) to build from nothing
+    seed: int = 0
+    bf16: bool = False
+    num_threads: int | None = None
+    dataloader_num_workers: int = Field(default=1, ge=0)
+    logging_steps: int = Field(default=20, gt=0)
+    save_steps: int = Field(default=500, gt=0)
+    report_to: Literal["none", "wandb"] = "none"
+    lora: LoraConfig | None = None
+    stages: tuple[StageConfig, ...]
+
+    @model_validator(mode="after")
+    def names_differ(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"stages need different names, at least one; got {names}")
+        return self
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def runs_dir() -> Path:
+    """Where runs live: `$MGLMM_RUNS`, else a cache folder outside the checkout."""
+    return Path(os.environ.get("MGLMM_RUNS") or Path.home() / ".cache" / "mglmm" / "runs")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping; `path` may also name a file under `configs/` (`train/world`, `train/world.yaml`).
+
+    Raises:
+        ValueError: the file is missing, is not YAML, or is not a mapping.
+    """
+    found = find_config(path)
+    try:
+        data = yaml.safe_load(found.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{found} is not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{found} holds a {type(data).__name__}; a config is a mapping of keys to values")
+    return data
+
+
+def find_config(path: str | Path) -> Path:
+    """The file meant by `path`: as given, with `.yaml`, or under `configs/`."""
+    tried = [Path(path), Path(f"{path}.yaml"), CONFIGS / path, CONFIGS / f"{path}.yaml"]
+    tried.append(CONFIGS.parent / path)
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    known = sorted(str(file.relative_to(CONFIGS.parent)) for file in CONFIGS.rglob("*.yaml"))
+    near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known) or 'none'}"
+    raise ValueError(f"no config at {path}{hint}")
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `key.sub=value` (values are YAML; a number is an index of a list) to a copy of `data`.
+
+    Raises:
+        ValueError: an override has no `=`, or walks through something that is neither mapping nor list.
+    """
+    out = yaml.safe_load(yaml.safe_dump(data))
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"override {text!r} is not of the form key=value, for example stages.0.max_steps=100")
+        *walk, last = key.strip().split(".")
+        node: Any = out
+        for part in walk:
+            node = step_into(node, part, text, create=True)
+        if isinstance(node, list):
+            step_into(node, last, text, create=False)
+            node[int(last)] = yaml.safe_load(value)
+        elif isinstance(node, dict):
+            node[last] = yaml.safe_load(value)
+        else:
+            raise ValueError(f"override {text!r}: {'.'.join(walk)} is {node!r}, which has no keys")
+    return out
+
+
+def step_into(node: Any, part: str, text: str, create: bool) -> Any:
+    """One step of an override's path; lists also take the `name` of a stage."""
+    if isinstance(node, list):
+        names = [item.get("name") if isinstance(item, dict) else None for item in node]
+        if part in names:
+            return node[names.index(part)]
+        if not part.isdigit() or int(part) >= len(node):
+            raise ValueError(f"override {text!r}: {part!r} is neither an index below {len(node)} nor one of {names}")
+        return node[int(part)]
+    if isinstance(node, dict):
+        if create and node.get(part) is None:
+            node[part] = {}
+        return node.get(part)
+    raise ValueError(f"override {text!r}: {part!r} asks for a key of {node!r}")
+
+
+def parse(model: type[ConfigT], data: dict[str, Any], origin: str) -> ConfigT:
+    """Validate `data` as `model`.
+
+    Raises:
+        ValueError: one sentence a mistake: where, what was found, and the near miss of an unknown key.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(f"{origin}: " + "; ".join(explain(model, item) for item in error.errors())) from None
+
+
+def explain(model: type[BaseModel], error: Any) -> str:
+    """One pydantic error as a sentence."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = known_keys(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key {where!r}; {hint}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] == "value_error" else f" (found {error['input']!r})"
+    return f"{where}: {message}{found}" if where else message
+
+
+def known_keys(model: type[BaseModel], walk: Sequence[str | int]) -> list[str]:
+    """Field names at a place inside `model`."""
+    current: Any = model
+    for part in walk:
+        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+            continue
+        annotation = current.model_fields[part].annotation
+        inner = [arg for arg in (annotation, *getattr(annotation, "__args__", ())) if isinstance(arg, type)]
+        models = [arg for arg in inner if issubclass(arg, BaseModel)]
+        current = models[0] if models else current
+    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """YAML file plus overrides, validated; see `read_yaml`, `override`, `parse`."""
+    return parse(model, override(read_yaml(path), overrides), str(path))

@@ -1,0 +1,293 @@
+"""Answers token by token: KV cache, one image prefix for all its prompts, and only the states that matter kept.
+
+N prompt tokens and T new ones cost N + T token passes. The prefix of an image (its tokens) runs once and its cache is
+handed to every prompt about it; of all states only those that `[SEG]` is read from are kept. Rows that have ended leave
+the batch. I images, R rows, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import DynamicCache
+
+from mglmm.config import Strict
+from mglmm.encode import Encoder
+from mglmm.inputs import ImageState
+from mglmm.model import Mglmm
+from mglmm.tokens import SpecialIds
+
+
+class GenerationOptions(Strict):
+    """How answers are drawn; greedy where temperature is 0."""
+
+    max_new_tokens: int = Field(default=256, gt=0)
+    temperature: float = Field(default=0.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = 0
+    grammar: bool = True  # keep phrases well-formed; see `Grammar`
+
+
+@dataclass
+class Generated:
+    """One row's answer: ids without the end token, their log-probabilities, and the `[SEG]` states in order."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)  # float[D] each
+    truncated: bool = False
+
+
+@dataclass
+class Grammar:
+    """A state machine of one row that keeps phrases well-formed.
+
+    It never forces a phrase to open; it holds back enough of the budget to close one that is open (`</p>` and one
+    `[SEG]`, then the end), and opens none that could not be closed. After `</p>` comes `[SEG]` or a coordinate.
+    """
+
+    ids: SpecialIds
+    box_open: int  # the token that begins coordinates
+    inside: bool = False
+    length: int = 0  # tokens inside the open phrase
+    closed: bool = False  # `</p>` was the last token
+    ready: bool = False  # `[SEG]` may follow
+
+    def rule(self, left: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(only these are allowed, or all if empty; these are forbidden), with `left` tokens of budget."""
+        ids = self.ids
+        if self.inside:
+            if left <= 2 and self.length:
+                return (ids.phrase_close,), ()
+            close = () if self.length else (ids.phrase_close,)
+            return (), (ids.phrase_open, ids.seg, ids.eos, *close)
+        if self.closed:
+            return ((ids.seg,) if left < 24 else (ids.seg, self.box_open)), ()
+        forbidden = (ids.phrase_close, *(() if self.ready else (ids.seg,)))
+        return (), (*forbidden, ids.phrase_open) if left < 4 else forbidden
+
+    def take(self, token: int) -> None:
+        """Follow the token that was chosen."""
+        ids = self.ids
+        self.closed = token == ids.phrase_close
+        self.ready = self.closed or (self.ready and token == ids.seg)
+        if token == ids.phrase_open:
+            self.inside, self.length = True, 0
+        elif token == ids.phrase_close:
+            self.inside = False
+        elif self.inside:
+            self.length += 1
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """One prompt: its ids behind the image prefix, and the vectors of its `<region>`s, float[g, D]."""
+
+    image: int
+    ids: list[int]
+    regions: Tensor
+
+
+@dataclass
+class PrefixCache:
+    """What chat keeps between turns: ids whose keys and values are in `cache`, for one row."""
+
+    ids: list[int] = field(default_factory=list)
+    cache: DynamicCache | None = None
+
+
+def complete(
+    model: Mglmm,
+    encoder: Encoder,
+    images: ImageState,
+    prompts: Sequence[Prompted],
+    options: GenerationOptions,
+    reuse: PrefixCache | None = None,
+) -> list[Generated]:
+    """Generate for all prompts at once, to the end; see `Run`."""
+    run = Run(model, encoder, images, prompts, options, reuse)
+    while run.active:
+        run.step()
+    run.finish()
+    return run.out
+
+
+class Run:
+    """One generation, step by step: `step` while there are `active` rows, then `finish`; `out` has what came so far.
+
+    With `reuse` (one prompt only), the part of the prompt whose keys and values are cached from earlier turns is not run
+    again, and the cache is left ready for the next turn.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: Mglmm,
+        encoder: Encoder,
+        images: ImageState,
+        prompts: Sequence[Prompted],
+        options: GenerationOptions,
+        reuse: PrefixCache | None = None,
+    ):
+        self.model, self.encoder, self.options, self.reuse = model, encoder, options, reuse
+        self.out = out = [Generated() for _ in prompts]
+        self.language = model.llava.model.language_model
+        ids = encoder.ids
+        box_open = encoder.literal.encode(" [")[0]
+        self.grammars = [Grammar(ids, box_open) for _ in out] if options.grammar else None
+        speakable = {ids.eos, ids.seg, ids.phrase_open, ids.phrase_close}
+        silent = [index for index in encoder.literal.special.values() if index not in speakable]
+        rows = model.llava.lm_head.weight.shape[0]  # may be padded beyond the vocabulary
+        self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
+        self.random = torch.Generator(device="cpu").manual_seed(options.seed)
+        self.active = list(range(len(out)))  # rows that still run, in the order of the batch
+        if prompts:
+            self.start(images, prompts)
+
+    def start(self, images: ImageState, prompts: Sequence[Prompted]) -> None:
+        """Run the image prefixes once each, then all prompts behind them, padded on the left."""
+        device = images.tokens.device
+        prefix = self.encoder.prefix().ids
+        if self.reuse is not None:
+            self.start_reused(images, prompts, self.reuse, prefix)
+            return
+        used = sorted({prompt.image for prompt in prompts})
+        ids = torch.tensor([prefix] * len(used), device=device)
+        embeds = self.model.embed(ids, images.tokens[used], images.tokens.new_zeros(0, images.tokens.shape[-1]))
+        self.cache = DynamicCache(config=self.language.config)
+        self.forward(embeds, torch.ones_like(ids), torch.arange(len(prefix), device=device).expand(len(used), -1))
+        rows = torch.tensor([used.index(prompt.image) for prompt in prompts], device=device)
+        if len(rows) != len(used) or rows.tolist() != list(range(len(used))):
+            self.cache.batch_select_indices(rows)
+        longest = max(len(prompt.ids) for prompt in prompts)
+        pad = self.encoder.ids.pad
+        ids = torch.tensor([[pad] * (longest - len(p.ids)) + p.ids for p in prompts], device=device)
+        own = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
+        self.mask = torch.cat([own.new_ones(len(prompts), len(prefix)), own], 1)
+        positions = (len(prefix) + own.cumsum(1) - 1).clamp_min(0)
+        regions = torch.cat([prompt.regions for prompt in prompts])
+        self.hidden = self.forward(self.model.embed(ids, None, regions), self.mask, positions)[:, -1]
+        self.position = positions[:, -1]
+
+    def start_reused(
+        self, images: ImageState, prompts: Sequence[Prompted], reuse: PrefixCache, prefix: list[int]
+    ) -> None:
+        """One prompt whose beginning may be in the cache of earlier turns."""
+        (prompt,) = prompts
+        ids = prefix + prompt.ids
+        common = 0
+        while common < min(len(ids) - 1, len(reuse.ids)) and ids[common] == reuse.ids[common]:
+            common += 1
+        common = common if common >= len(prefix) else 0
+        device = images.tokens.device
+        whole = torch.tensor([ids], device=device)
+        embeds = self.model.embed(whole, images.tokens[[prompt.image]], prompt.regions)
+        if reuse.cache is None or common == 0:
+            self.cache, common = DynamicCache(config=self.language.config), 0
+        else:
+            self.cache = reuse.cache
+            surplus = self.cache.get_seq_length() - common
+            if surplus > 0:
+                self.cache.crop(-surplus)
+        self.mask = torch.ones(1, len(ids), dtype=torch.long, device=device)
+        positions = torch.arange(common, len(ids), device=device)[None]
+        self.hidden = self.forward(embeds[:, common:], self.mask, positions)[:, -1]
+        self.position = positions[:, -1]
+        self.fed = list(ids)
+
+    def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """States float[R, L, D] after the final norm; extends the cache."""
+        return self.language(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
+        ).last_hidden_state
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, int]]:
+        """Choose one token for every running row, and run those that go on; returns (row, token)."""
+        tokens, logprobs = self.choose()
+        ids, going, taken = self.encoder.ids, [], []
+        for slot, (row, token, logprob) in enumerate(zip(self.active, tokens, logprobs, strict=True)):
+            answer = self.out[row]
+            taken.append((row, token))
+            if token == ids.eos:
+                continue
+            answer.ids.append(token)
+            answer.logprobs.append(logprob)
+            if token == ids.seg and self.model.config.read_offset == -1:
+                answer.states.append(self.hidden[slot])
+            if self.grammars is not None:
+                self.grammars[row].take(token)
+            if len(answer.ids) >= self.options.max_new_tokens:
+                answer.truncated = True
+                if not (token == ids.seg and self.model.config.read_offset == 0):
+                    continue
+            going.append(slot)
+        self.advance(going, tokens)
+        return taken
+
+    def advance(self, going: list[int], tokens: list[int]) -> None:
+        """Feed the chosen tokens of the slots that go on; ended rows leave the batch."""
+        if len(going) < len(self.active):
+            if going:
+                keep = torch.tensor(going, device=self.mask.device)
+                self.cache.batch_select_indices(keep)
+                self.mask, self.position = self.mask[keep], self.position[keep]
+            self.active = [self.active[slot] for slot in going]
+        if not going:
+            return
+        chosen = torch.tensor([[tokens[slot]] for slot in going], device=self.mask.device)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(going), 1)], 1)
+        self.position = self.position + 1
+        embeds = self.model.get_input_embeddings()(chosen)
+        self.hidden = self.forward(embeds, self.mask, self.position[:, None])[:, -1]
+        if self.model.config.read_offset == 0:
+            for slot, row in enumerate(self.active):
+                if int(chosen[slot, 0]) == self.encoder.ids.seg:
+                    self.out[row].states.append(self.hidden[slot])
+            self.active_after_limit()
+
+    def active_after_limit(self) -> None:
+        """Rows that only ran on to read the state at their last `[SEG]` end here."""
+        limit = self.options.max_new_tokens
+        keep = [slot for slot, row in enumerate(self.active) if len(self.out[row].ids) < limit]
+        if len(keep) < len(self.active):
+            index = torch.tensor(keep, device=self.mask.device, dtype=torch.long)
+            self.cache.batch_select_indices(index)
+            self.mask, self.position, self.hidden = self.mask[index], self.position[index], self.hidden[index]
+            self.active = [self.active[slot] for slot in keep]
+
+    def choose(self) -> tuple[list[int], list[float]]:
+        """A token and its log-probability (of the unrestricted distribution) for each running row."""
+        logits = self.model.llava.lm_head(self.hidden).float()
+        logits[:, self.banned.to(logits.device)] = -torch.inf
+        logprobs = logits.log_softmax(-1)
+        if self.grammars is not None:
+            for slot, row in enumerate(self.active):
+                left = self.options.max_new_tokens - len(self.out[row].ids)
+                only, never = self.grammars[row].rule(left)
+                if only:
+                    kept = logits[slot, list(only)].clone()
+                    logits[slot] = -torch.inf
+                    logits[slot, list(only)] = kept
+                if never:
+                    logits[slot, list(never)] = -torch.inf
+        tokens = self.draw(logits) if self.options.temperature > 0 else logits.argmax(-1)
+        return tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist()
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """Sample from the smallest set of tokens whose probability reaches `top_p`."""
+        probabilities = (logits / self.options.temperature).softmax(-1)
+        ordered, index = probabilities.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= self.options.top_p] = 0
+        chosen = torch.multinomial(ordered.cpu(), 1, generator=self.random).to(index.device)
+        return index.gather(1, chosen)[:, 0]
+
+    def finish(self) -> None:
+        """Leave the cache of a chat as it is, with the ids it holds."""
+        if self.reuse is not None:
+            held = self.cache.get_seq_length()
+            self.reuse.ids, self.reuse.cache = (self.fed + self.out[0].ids)[:held], self.cache

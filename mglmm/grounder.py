@@ -1,0 +1,338 @@
+"""What users call: an image and a question in, an `Answer` with masks out.
+
+    grounder = Grounder.load("bundled")
+    answer = grounder.ask("photo.jpg", "Describe the image and segment everything.")
+    answer.save("answer.png")
+
+An image is encoded once however many questions are asked about it; all masks are decoded in one call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from mglmm_data.images import load_image
+from mglmm_data.masks import box_of
+from mglmm_data.sample import Grounding, Region, Turn
+from torch import Tensor
+
+from mglmm.answer import Answer, Instance, Phrase
+from mglmm.checkpoint import load_checkpoint
+from mglmm.encode import user_turn
+from mglmm.eval.protocol import Query
+from mglmm.formats import ReadAnswer, ReadPhrase, read_answer
+from mglmm.generate import Generated, GenerationOptions, PrefixCache, Prompted, Run, complete
+from mglmm.inputs import ImageState
+from mglmm.model import Mglmm
+from mglmm.processor import MglmmProcessor
+from mglmm.tokens import MARKERS
+
+DESCRIBE = "Describe the image and segment everything."
+
+
+@dataclass(frozen=True, eq=False)
+class StreamEvent:
+    """One thing that came out of a stream: a piece of text, or a finished phrase of the answer so far."""
+
+    text: str = ""  # new clean text
+    phrase: Phrase | None = None  # a phrase whose masks are complete
+    answer: Answer | None = None  # the whole answer, with the last event
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A question ready to run: its turns, its regions, and what was said about the input."""
+
+    image: int  # which of the distinct images
+    turns: tuple[Turn, ...]
+    regions: tuple[Region, ...]
+    notes: tuple[str, ...]
+
+
+class Grounder:
+    """A model and its processor, ready to answer."""
+
+    def __init__(self, model: Mglmm, processor: MglmmProcessor, options: GenerationOptions | None = None):
+        self.model, self.processor = model.eval(), processor
+        self.options = options or GenerationOptions()
+        self.cached: tuple[str, ImageState] | None = None  # the last image and its state
+
+    @classmethod
+    def load(
+        cls, path: str | Path = "bundled", device: str | None = None, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> Grounder:
+        """From a checkpoint folder, a hub name, or `bundled`; on the GPU where there is one.
+
+        Args:
+            options: fields of `GenerationOptions`.
+
+        Raises:
+            ValueError: see `mglmm.checkpoint.load_checkpoint`.
+        """
+        model, processor = load_checkpoint(path, dtype)
+        model.to(cast(Any, device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return cls(model, processor, GenerationOptions(**options))
+
+    def ask(
+        self, image: Any, prompt: str = DESCRIBE, regions: Sequence[Region] = (), options: GenerationOptions | None = None
+    ) -> Answer:
+        """Answer one question about one image.
+
+        Args:
+            image: path, PIL image or uint8[H, W, 3].
+            prompt: the question; `[region 0]` in it speaks of the first of `regions`.
+            regions: parts of the image that the question is about, in its pixels.
+
+        Raises:
+            ValueError: the image cannot be read, the prompt is empty, or a region lies outside the image.
+        """
+        return self.ask_many([(image, prompt, regions)], options)[0]
+
+    def ask_many(self, asked: Sequence[tuple[Any, str, Sequence[Region]]], options: GenerationOptions | None = None) -> list[Answer]:
+        """Answer many (image, prompt, regions) in one batch; the same image object or path is encoded once."""
+        pixels: list[np.ndarray] = []
+        known: dict[Any, int] = {}
+        prepared = []
+        notes_of: list[tuple[str, ...]] = []
+        for image, prompt, regions in asked:
+            key = str(image) if isinstance(image, str | Path) else id(image)
+            if key not in known:
+                loaded = load_image(image)
+                known[key] = len(pixels)
+                pixels.append(loaded.pixels)
+                notes_of.append(loaded.notes)
+            index = known[key]
+            check_regions(regions, pixels[index])
+            turn = user_turn(prompt, regions)
+            notes = (*notes_of[index], *marker_notes(prompt))
+            prepared.append(Prepared(index, (turn,), tuple(regions), notes))
+        return self.answer(pixels, prepared, options or self.options)
+
+    def predict(self, queries: Sequence[Query]) -> list[Answer]:
+        """The seam of `mglmm.eval`: one answer for each query, in order; queries may carry chats."""
+        pixels: list[np.ndarray] = []
+        known: dict[int, int] = {}
+        prepared = []
+        for query in queries:
+            if id(query.image) not in known:
+                known[id(query.image)] = len(pixels)
+                pixels.append(query.image)
+            turns = (Turn("user", query.prompt, mentions=query.mentions),) if isinstance(query.prompt, str) else query.prompt
+            prepared.append(Prepared(known[id(query.image)], turns, query.regions, ()))
+        return self.answer(pixels, prepared, self.options)
+
+    def answer(self, pixels: Sequence[np.ndarray], prepared: Sequence[Prepared], options: GenerationOptions) -> list[Answer]:
+        """Encode each image once, generate for all questions, decode all masks together."""
+        if not prepared:
+            return []
+        images = self.encode(pixels)
+        generated = complete(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)
+        return self.finish(pixels, images, prepared, generated)
+
+    @torch.no_grad()
+    def encode(self, pixels: Sequence[np.ndarray]) -> ImageState:
+        """Image states; the last single image is kept, so that another question about it costs no encoding."""
+        key = None
+        if len(pixels) == 1:
+            key = hashlib.sha256(repr(pixels[0].shape).encode() + pixels[0].tobytes()).hexdigest()
+            if self.cached is not None and self.cached[0] == key:
+                return self.cached[1]
+        values, clip, _ = self.processor.pixels(pixels)
+        device = self.model.device
+        state = self.model.encode_image(values.to(device), None if clip is None else clip.to(device))
+        if key is not None:
+            self.cached = (key, state)
+        return state
+
+    @torch.no_grad()
+    def prompts(self, images: ImageState, prepared: Sequence[Prepared]) -> list[Prompted]:
+        """Ids and region vectors of all questions."""
+        built = [self.processor.encoder.prompt(each.turns, each.regions) for each in prepared]
+        given = [each.regions[index] for each, tokens in zip(prepared, built, strict=True) for index in tokens.given]
+        image = [each.image for each, tokens in zip(prepared, built, strict=True) for _ in tokens.given]
+        device = images.tokens.device
+        coverage = self.processor.coverage(given).to(device)
+        vectors = self.model.region_encoder(images.maps, coverage, torch.tensor(image, dtype=torch.long, device=device))
+        out, at = [], 0
+        for each, tokens in zip(prepared, built, strict=True):
+            out.append(Prompted(each.image, tokens.ids, vectors[at : at + len(tokens.given)]))
+            at += len(tokens.given)
+        return out
+
+    @torch.no_grad()
+    def finish(
+        self, pixels: Sequence[np.ndarray], images: ImageState, prepared: Sequence[Prepared], generated: Sequence[Generated]
+    ) -> list[Answer]:
+        """Masks of all answers in one call, then each `Answer`."""
+        states = [state for each in generated for state in each.states]
+        row_image = [each.image for each, out in zip(prepared, generated, strict=True) for _ in out.states]
+        logits = self.decode(images, states, row_image)
+        answers, at = [], 0
+        for each, out in zip(prepared, generated, strict=True):
+            image = pixels[each.image]
+            size = (int(image.shape[0]), int(image.shape[1]))
+            own = logits[at : at + len(out.states)]
+            at += len(out.states)
+            read = read_answer(out.ids, self.processor.literal, self.processor.ids, size)
+            question = next(turn.text for turn in reversed(each.turns) if turn.role == "user")
+            answers.append(
+                Answer(
+                    text=read.text,
+                    phrases=self.phrases(read, out, own, size),
+                    image=image,
+                    notes=(*each.notes, *read.notes),
+                    truncated=out.truncated,
+                    prompt=question,
+                )
+            )
+        return answers
+
+    def decode(self, images: ImageState, states: Sequence[Tensor], image: Sequence[int]) -> Tensor:
+        """Mask logits float32[M, q, q] of `[SEG]` states, on the CPU."""
+        if not states:
+            return torch.zeros(0, self.processor.mask_side, self.processor.mask_side)
+        prompts = self.model.seg_projection(torch.stack(list(states)))
+        index = torch.tensor(list(image), device=prompts.device)
+        return self.model.decode_masks(images.features, prompts, index).float().cpu()
+
+    def phrases(self, read: ReadAnswer, out: Generated, logits: Tensor, size: tuple[int, int]) -> tuple[Phrase, ...]:
+        """Phrases of one answer with masks at image size.
+
+        Score: mean probability inside the mask times exp of the mean log-probability of the phrase's tokens (the IoU head
+        gets no gradient from the mask losses, so its output would mean nothing).
+        """
+        canvas = self.processor.canvas(size)
+        found = []
+        for phrase in read.phrases:
+            instances = [self.instance(canvas.logits_back(logits[[seg]])[0], phrase, out) for seg in phrase.segs]
+            likely = text_score(phrase, out)
+            instances += [Instance(None, box, likely) for box in phrase.boxes]
+            found.append(Phrase(read.text[phrase.start : phrase.end], (phrase.start, phrase.end), tuple(instances)))
+        return tuple(found)
+
+    def instance(self, logit: Tensor, phrase: ReadPhrase, out: Generated) -> Instance:
+        mask = (logit > 0).numpy()
+        sure = float(logit.sigmoid()[logit > 0].mean()) if mask.any() else 0.0
+        return Instance(mask, box_of(mask), sure * text_score(phrase, out))
+
+    def stream(
+        self, image: Any, prompt: str = DESCRIBE, regions: Sequence[Region] = (), options: GenerationOptions | None = None
+    ) -> Iterator[StreamEvent]:
+        """Answer while it comes: pieces of text, phrases as soon as their masks are there, at last the whole answer."""
+        loaded = load_image(image)
+        check_regions(regions, loaded.pixels)
+        notes = (*loaded.notes, *marker_notes(prompt))
+        prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes)]
+        images = self.encode([loaded.pixels])
+        pixels, options = loaded.pixels, options or self.options
+        run = Run(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)
+        size = (int(pixels.shape[0]), int(pixels.shape[1]))
+        shown, done = 0, 0
+        while run.active:
+            ((_, token),) = run.step()
+            if token in (self.processor.ids.seg, self.processor.ids.phrase_close):
+                continue  # more [SEG] of the same phrase may follow
+            out = run.out[0]
+            said = out.ids[:-1] if token == self.processor.ids.phrase_open else out.ids
+            read = read_answer(said, self.processor.literal, self.processor.ids, size)
+            if len(read.text) > shown and not read.text[shown:].isspace():
+                yield StreamEvent(text=read.text[shown:])
+                shown = len(read.text)
+            finished = [phrase for phrase in read.phrases if phrase.segs][done:]
+            if finished:
+                logits = self.decode(images, out.states, [0] * len(out.states))
+                for phrase in self.phrases(replace(read, phrases=tuple(finished)), out, logits, size):
+                    yield StreamEvent(phrase=phrase)
+                done += len(finished)
+        run.finish()
+        (answer,) = self.finish([pixels], images, prepared, run.out)
+        if len(answer.text) > shown:
+            yield StreamEvent(text=answer.text[shown:])
+        late = [phrase for phrase in answer.phrases if any(instance.mask is not None for instance in phrase.instances)]
+        for phrase in late[done:]:
+            yield StreamEvent(phrase=phrase)
+        yield StreamEvent(answer=answer)
+
+    def chat(self, image: Any) -> Chat:
+        """A conversation about one image; later questions may speak of earlier answers."""
+        return Chat(self, image)
+
+
+class Chat:
+    """Turns about one image, kept as structured answers; each question re-encodes them and runs only what is new."""
+
+    def __init__(self, grounder: Grounder, image: Any):
+        loaded = load_image(image)
+        self.grounder, self.pixels, self.notes = grounder, loaded.pixels, loaded.notes
+        self.images = grounder.encode([loaded.pixels])
+        self.turns: list[Turn] = []
+        self.regions: list[Region] = []
+        self.answers: list[Answer] = []
+        self.cache = PrefixCache()
+
+    def ask(self, prompt: str, regions: Sequence[Region] = (), options: GenerationOptions | None = None) -> Answer:
+        """The next question; see `Grounder.ask`."""
+        check_regions(regions, self.pixels)
+        turn = user_turn(prompt, regions)
+        first = len(self.regions)
+        mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
+        self.regions += regions
+        turns = (*self.turns, replace(turn, mentions=mentions))
+        notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt))
+        prepared = [Prepared(0, turns, tuple(self.regions), notes)]
+        grounder = self.grounder
+        prompts = grounder.prompts(self.images, prepared)
+        generated = complete(
+            grounder.model, grounder.processor.encoder, self.images, prompts, options or grounder.options, self.cache
+        )
+        (answer,) = grounder.finish([self.pixels], self.images, prepared, generated)
+        self.turns = [*turns, self.remember(answer)]
+        self.answers.append(answer)
+        return answer
+
+    def remember(self, answer: Answer) -> Turn:
+        """The answer as a turn whose spans point at regions, so that it is re-encoded with its markers."""
+        spans = []
+        boxes = [phrase for phrase in answer.phrases if any(instance.mask is None for instance in phrase.instances)]
+        for phrase in answer.phrases:
+            kept = []
+            for instance in phrase.instances:
+                if instance.mask is not None and not boxes:
+                    kept.append(len(self.regions))
+                    self.regions.append(Region.of_mask(instance.mask, phrase.text))
+                elif instance.box is not None and boxes:
+                    kept.append(len(self.regions))
+                    self.regions.append(Region(answer.size, box=instance.box, label=phrase.text))
+            if kept and phrase.text:
+                spans.append(Grounding(*phrase.span, tuple(kept)))
+        return Turn("assistant", answer.text, tuple(spans), grounding="box" if boxes else "mask")
+
+
+def text_score(phrase: ReadPhrase, out: Generated) -> float:
+    """exp of the mean log-probability of the phrase's own tokens; 1 for a phrase without words."""
+    logprobs = [out.logprobs[position] for position in phrase.tokens]
+    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0
+
+
+def check_regions(regions: Sequence[Region], pixels: np.ndarray) -> None:
+    """Raise ValueError when a region was made for an image of another size."""
+    size = (int(pixels.shape[0]), int(pixels.shape[1]))
+    for index, region in enumerate(regions):
+        if tuple(region.size) != size:
+            raise ValueError(
+                f"region {index} is for an image of {region.size[1]}x{region.size[0]} px, this one has {size[1]}x{size[0]}; "
+                "make regions with size=(height, width) of the image"
+            )
+
+
+def marker_notes(prompt: str) -> tuple[str, ...]:
+    """Say it when a prompt spells a marker: it is read as text."""
+    spelt = [marker for marker in MARKERS if marker in prompt]
+    return (f"the prompt contains {', '.join(spelt)}; it was read as plain text",) if spelt else ()

@@ -1,0 +1,77 @@
+"""What flows between encoding, model and losses.
+
+I images, R rows of tokens (a row is one image with the conversations that share it), L tokens, M `[SEG]` in the batch
+(row by row, left to right), P of them decoded, G given regions, q the decoder's mask side, S the square's side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from sam_bridge.bridge import Features
+from sam_bridge.canvas import Canvas
+
+IGNORE = -100
+PADDING = -1
+PREFIX = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One step's inputs. Tensors move with `to`; the rest stays."""
+
+    pixels: Tensor  # float[I, 3, S, S], what the bridge's encoder reads
+    clip_pixels: Tensor | None  # float[I, 3, s, s], what a CLIP tower reads; None when the encoder is shared
+    row_image: Tensor  # int64[R], the image of each row
+    input_ids: Tensor  # int64[R, L], right-padded
+    labels: Tensor  # int64[R, L], the id itself where it carries loss, else IGNORE
+    position_ids: Tensor  # int64[R, L], restarting at every conversation
+    segments: Tensor  # int64[R, L], PREFIX, 1.. for conversations, PADDING
+    region_masks: Tensor  # float[G, h, w], coverage of given regions on the region grid
+    region_image: Tensor  # int64[G]
+    picked: Tensor  # int64[P], which of the M [SEG] have their mask decoded
+    mask_targets: Tensor  # float[P, q, q] in 0..1, or [P, 0, 0] when losses are taken at original size
+    originals: tuple[Tensor, ...] = ()  # bool[H, W] for each picked mask, at original size
+    canvases: tuple[Canvas, ...] = ()  # of each image
+    target_regions: tuple[tuple[int, int], ...] = ()  # (image, region of its sample) of all M [SEG]
+    attributes: dict[str, Tensor] | None = None  # of all M regions, for distillation (world only)
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(**{f.name: move(getattr(self, f.name), device) for f in fields(self)})
+
+
+def move(value, device):
+    """Tensors of a field to a device, whatever holds them."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        return tuple(item.to(device) for item in value)
+    return value
+
+
+@dataclass(frozen=True, eq=False)
+class ImageState:
+    """What an image costs once, however many prompts follow: projected tokens, bridge features, maps to pool regions from."""
+
+    tokens: Tensor  # float[I, N, D], in the language model's width
+    features: Features
+    maps: tuple[Tensor, ...]  # float[I, C_i, h_i, w_i]
+
+    def select(self, index: Tensor) -> ImageState:
+        return ImageState(self.tokens[index], self.features.select(index), tuple(m[index] for m in self.maps))
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """What a forward pass gives; logits only where there is a label, masks only where they were picked."""
+
+    token_logits: Tensor  # float[T, V]
+    token_labels: Tensor  # int64[T]
+    prompts: Tensor  # float[M, C], projected [SEG] states
+    mask_logits: Tensor  # float[P, q, q] over the square
+    states: Tensor  # float[M, D], the [SEG] states themselves

@@ -1,0 +1,267 @@
+"""The model: LLaVA, a segmentation bridge, and the projection from `[SEG]` states to mask prompts.
+
+    pixels ──bridge.encode──▶ features ─────────────────────────────┐
+       └── CLIP, or the same features' tokens ──projector──▶ LLaMA ──▶ state that emits [SEG] ──MLP──▶ bridge.decode ──▶ mask
+
+Letters of shapes are in `inputs.py`. Sources: LISA (arXiv:2308.00692) section 3, MGLMM (AAAI'25).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SamConfig,
+)
+
+from mglmm.encode import visible
+from mglmm.inputs import IGNORE, Batch, ImageState, Output
+from mglmm.regions import MaskMean
+from sam_bridge.bridge import Features
+from sam_bridge.prompt import Prompts
+from sam_bridge.sam import HfSam
+from sam_bridge.small import SmallBridge, SmallConfig
+
+FORMAT_VERSION = 1
+
+
+class MglmmConfig(PreTrainedConfig):
+    """Everything a checkpoint needs to be built again; unknown keys are refused.
+
+    Exactly one of `sam_config` (transformers' SAM) and `small_config` (the small backbone) is given. `vision: clip` reads a
+    CLIP tower of its own; `vision: shared` reads the bridge's tokens, and the CLIP tower does not exist.
+    """
+
+    model_type = "mglmm"
+
+    llava_config: dict[str, Any] | None = None
+    sam_config: dict[str, Any] | None = None
+    small_config: dict[str, Any] | None = None
+    vision: str = "clip"
+    read_offset: int = -1  # -1: the state that emits [SEG]; 0: the state at [SEG]
+    seg_token_id: int = -1
+    region_token_id: int = -1
+    region_grid: int = 24  # cells along a side of a region's coverage map
+    prompt_format: str = "vicuna_v1"
+    format_version: int = FORMAT_VERSION
+    tokenizer_hash: str = ""
+    world_version: str = ""
+    trained_on: list[str] | None = None
+    tie_word_embeddings: bool = False  # as the language model; transformers reads it at the top
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**refuse_unknown(self, kwargs))
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"checkpoint format_version is {self.format_version}, this program reads {FORMAT_VERSION}; "
+                "use the mglmm release that wrote it"
+            )
+        if self.vision not in ("clip", "shared"):
+            raise ValueError(f"vision is {self.vision!r}; choose clip or shared")
+        if self.read_offset not in (-1, 0):
+            raise ValueError(f"read_offset is {self.read_offset}; -1 reads the state that emits [SEG], 0 the state at it")
+        if self.llava_config is not None and (self.sam_config is None) == (self.small_config is None):
+            raise ValueError("give exactly one of sam_config and small_config")
+
+    def llava(self) -> LlavaConfig:
+        return LlavaConfig(**{k: v for k, v in (self.llava_config or {}).items() if k not in ("model_type", "transformers_version")})
+
+    def bridge(self) -> SmallBridge | HfSam:
+        """A fresh bridge of this config's sizes."""
+        if self.small_config is not None:
+            return SmallBridge(SmallConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.small_config.items()}))
+        sam = {k: v for k, v in (self.sam_config or {}).items() if k not in ("model_type", "transformers_version")}
+        return HfSam.from_config(SamConfig(**sam), keep_tokens=self.vision == "shared")
+
+    @property
+    def image_token_id(self) -> int:
+        return int((self.llava_config or {})["image_token_index"])
+
+
+KNOWN_EXTRAS = {"model_type", "architectures", "name_or_path", "_name_or_path", "torch_dtype", "attn_implementation", "_commit_hash", "transformers_version"}
+
+
+def refuse_unknown(config: MglmmConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Raise on a key that is neither ours nor one that transformers itself writes."""
+    import difflib
+
+    own = {f.name for f in fields(config)} | set(vars(PreTrainedConfig())) | KNOWN_EXTRAS  # type: ignore[arg-type]
+    for key in kwargs:
+        if key not in own and not key.startswith("_"):
+            near = difflib.get_close_matches(key, sorted(own), n=1)
+            raise ValueError(f"unknown key {key!r} in the model's config" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return kwargs
+
+
+class Mglmm(PreTrainedModel):
+    """LLaVA that answers with masks. `forward` is the training pass; answers come from `mglmm.generate`."""
+
+    config_class = MglmmConfig
+    config: MglmmConfig
+    _supports_sdpa = True
+    _no_split_modules = ["LlamaDecoderLayer"]
+
+    def __init__(
+        self,
+        config: MglmmConfig,
+        llava_model: LlavaForConditionalGeneration | None = None,
+        bridge: SmallBridge | HfSam | None = None,
+    ):
+        """Build from a config; parts that are handed in keep their weights."""
+        super().__init__(config)
+        llava = config.llava()
+        self.llava = LlavaForConditionalGeneration(llava) if llava_model is None else llava_model
+        if config.vision == "shared":
+            self.llava.model.vision_tower = nn.Identity()
+        self.bridge = config.bridge() if bridge is None else bridge
+        dim = llava.text_config.hidden_size
+        self.seg_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.bridge.prompt_dim))
+        self.region_encoder = MaskMean(self.map_channels(llava), dim)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Parts that are not transformers' own keep torch's initialisation."""
+
+    def map_channels(self, llava: LlavaConfig) -> list[int]:
+        """Channels of the maps that regions are pooled from."""
+        if isinstance(self.bridge, SmallBridge):
+            c8, c4 = self.bridge.config.stem[2], self.bridge.config.stem[1]
+            return [self.bridge.config.dim, c8, c4]
+        return [llava.vision_config.hidden_size]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llava.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.llava.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.llava.lm_head
+
+    @property
+    def num_image_tokens(self) -> int:
+        """N, tokens that an image takes in the language model."""
+        if self.config.vision == "shared":
+            cells = self.bridge.config.grid if isinstance(self.bridge, SmallBridge) else self.bridge.cells
+            return cells**2
+        vision = self.config.llava().vision_config
+        return (vision.image_size // vision.patch_size) ** 2
+
+    def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Every parameter by the name under which a recipe trains it; `mask_decoder` holds the prompt encoder too."""
+        if isinstance(self.bridge, SmallBridge):
+            encoder, heads = self.bridge.encoder, [self.bridge.prompt_encoder, self.bridge.mask_decoder]
+        else:
+            encoder, heads = self.bridge.sam.vision_encoder, [self.bridge.sam.prompt_encoder, self.bridge.sam.mask_decoder]
+        llava = self.llava.model
+        fixed = "shared_embedding"  # SAM's random positional matrix is a buffer upstream
+        groups = {
+            "encoder": dict(encoder.named_parameters()),
+            "mask_decoder": {f"{i}.{k}": p for i, m in enumerate(heads) for k, p in m.named_parameters() if fixed not in k},
+            "vision_tower": dict(llava.vision_tower.named_parameters()),
+            "projector": dict(llava.multi_modal_projector.named_parameters()),
+            "language_model": {
+                **dict(llava.language_model.named_parameters()),
+                **({} if self.llava.config.tie_word_embeddings else {"lm_head_weight": self.llava.lm_head.weight}),
+            },
+            "seg_projection": dict(self.seg_projection.named_parameters()),
+            "region_encoder": dict(self.region_encoder.named_parameters()),
+        }
+        return {name: members for name, members in groups.items() if members}
+
+    def encode_image(self, pixels: Tensor, clip_pixels: Tensor | None = None) -> ImageState:
+        """What an image costs once.
+
+        Args:
+            pixels: float[I, 3, S, S] from the bridge's `preprocess`.
+            clip_pixels: float[I, 3, s, s] for the CLIP tower; needed with `vision: clip`.
+
+        Raises:
+            ValueError: the CLIP pixels are missing or given without need.
+        """
+        if (clip_pixels is None) != (self.config.vision == "shared"):
+            raise ValueError(f"vision is {self.config.vision}: clip_pixels must {'not ' * (clip_pixels is not None)}be given")
+        trained = any(parameter.requires_grad for parameter in self.parameter_groups()["encoder"].values())
+        with contextlib.nullcontext() if trained else torch.no_grad():
+            features = self.bridge.encode(pixels.to(self.dtype))
+        if clip_pixels is None:
+            assert features.tokens is not None
+            raw = features.tokens
+        else:
+            raw = self.clip_features(clip_pixels)
+        tokens = self.llava.model.multi_modal_projector(raw)
+        return ImageState(tokens, features, self.region_maps(features, raw))
+
+    def clip_features(self, clip_pixels: Tensor) -> Tensor:
+        """float[I, N, d]: the chosen layer of the CLIP tower without its class token."""
+        config = self.llava.config
+        trained = any(parameter.requires_grad for parameter in self.llava.model.vision_tower.parameters())
+        with contextlib.nullcontext() if trained else torch.no_grad():
+            out = self.llava.model.vision_tower(clip_pixels.to(self.dtype), output_hidden_states=True)
+        chosen = out.hidden_states[config.vision_feature_layer]
+        return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
+
+    def region_maps(self, features: Features, raw: Tensor) -> tuple[Tensor, ...]:
+        side = round(raw.shape[1] ** 0.5)
+        grid = raw.transpose(1, 2).unflatten(2, (side, side))
+        return (grid, *features.skips[:2]) if isinstance(self.bridge, SmallBridge) else (grid,)
+
+    def embed(self, input_ids: Tensor, image_tokens: Tensor | None, regions: Tensor) -> Tensor:
+        """Ids to inputs float[R, L, D]; image tokens float[R, N, D] and regions float[G, D] take their places in order.
+
+        Raises:
+            ValueError: the counts of placeholders and of vectors differ.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        for token, vectors in ((self.config.image_token_id, image_tokens), (self.config.region_token_id, regions)):
+            if vectors is None:
+                continue
+            place = input_ids == token
+            flat = vectors.reshape(-1, vectors.shape[-1])
+            if int(place.sum()) != len(flat):
+                raise ValueError(f"{int(place.sum())} placeholders of token {token}, but {len(flat)} vectors to put there")
+            embeds = embeds.masked_scatter(place[..., None], flat.to(embeds.dtype))
+        return embeds
+
+    def forward(self, batch: Batch) -> Output:
+        """The training pass over rows with shared prefixes; see `Output`."""
+        image = self.encode_image(batch.pixels, batch.clip_pixels)
+        regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image)
+        embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
+        hidden = self.llava.model.language_model(
+            inputs_embeds=embeds, attention_mask=visible(batch.segments), position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+        labelled = (batch.labels[:, 1:] != IGNORE) & (batch.segments[:, 1:] == batch.segments[:, :-1])
+        token_logits = self.llava.lm_head(hidden[:, :-1][labelled])
+        row, column = (batch.input_ids == self.config.seg_token_id).nonzero(as_tuple=True)
+        states = hidden[row, column + self.config.read_offset]
+        prompts = self.seg_projection(states)
+        picked = batch.picked
+        masks = self.decode_masks(image.features, prompts[picked], batch.row_image[row[picked]])
+        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states)
+
+    def decode_masks(self, features: Features, prompts: Tensor, image: Tensor) -> Tensor:
+        """Mask logits float[P, q, q] of prompts float[P, C], each of the image int64[P]; all in one ragged call."""
+        states = [prompts[image == index] for index in range(len(features))]
+        masks = self.bridge.decode(features, Prompts.language(states)).logits[:, :, 0]
+        order = torch.argsort(image, stable=True)
+        slot = torch.empty_like(image)
+        counts = torch.tensor([len(state) for state in states], device=image.device)
+        slot[order] = torch.cat([torch.arange(int(count), device=image.device) for count in counts])
+        return masks[image, slot]
+
+
+AutoConfig.register("mglmm", MglmmConfig)
+AutoModel.register(MglmmConfig, Mglmm)
+AutoModelForImageTextToText.register(MglmmConfig, Mglmm)

@@ -1,0 +1,193 @@
+"""Images, regions and text to what the model reads; saved beside the weights.
+
+Two frames: the bridge's square (longest side, padded right and bottom) and, with a CLIP tower, CLIP's own square.
+CLIP's pixels come from transformers' PIL image processor by name, so that they are the same with and without torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mglmm_data.sample import Region, Sample
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from mglmm.encode import Encoder, pad_rows
+from mglmm.formats import prompt_format
+from mglmm.inputs import Batch
+from mglmm.model import MglmmConfig
+from mglmm.tokens import LiteralTokenizer, special_ids
+from sam_bridge import small
+from sam_bridge.bridge import preprocess
+from sam_bridge.canvas import Canvas, Size
+from sam_bridge.sam import PIXEL_MEAN, PIXEL_STD
+
+FILE = "processor_config.json"
+
+
+class MglmmProcessor:
+    """What stands between samples and the model; needs a tokenizer and the model's config, no weights.
+
+    Args:
+        tokenizer: with the markers of `mglmm.tokens`.
+        config: of the model.
+        clip: the CLIP image processor; with `vision: clip` only.
+
+    Raises:
+        ValueError: tokenizer and config do not belong together.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, config: MglmmConfig, clip: CLIPImageProcessorPil | None = None
+    ):
+        self.tokenizer, self.config, self.clip = tokenizer, config, clip
+        self.ids = special_ids(tokenizer)
+        for name, found in (("seg_token_id", self.ids.seg), ("region_token_id", self.ids.region)):
+            if getattr(config, name) != found:
+                raise ValueError(f"the config's {name} is {getattr(config, name)}, the tokenizer's {found}; they must agree")
+        if config.image_token_id != self.ids.image:
+            raise ValueError(f"the config's image token is {config.image_token_id}, the tokenizer's {self.ids.image}")
+        if (clip is None) != (config.vision == "shared"):
+            raise ValueError(f"vision is {config.vision}: a CLIP image processor must {'not ' * (clip is not None)}be given")
+        self.literal = LiteralTokenizer(tokenizer)
+        self.form = prompt_format(config.prompt_format)
+        if config.small_config is not None:
+            self.side = int(config.small_config["side"])
+            self.mask_side, grid = self.side // 2, self.side // small.PATCH
+            self.mean, self.std = (small.PIXEL_MEAN,) * 3, (small.PIXEL_STD,) * 3
+        else:
+            vision = (config.sam_config or {})["vision_config"]
+            vision = vision if isinstance(vision, dict) else vision.to_dict()
+            self.side, grid = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
+            self.mask_side, self.mean, self.std = 4 * grid, PIXEL_MEAN, PIXEL_STD
+        if clip is not None:
+            tower = config.llava().vision_config
+            grid = tower.image_size // tower.patch_size
+        self.encoder = Encoder(self.literal, self.ids, self.form, grid**2)
+
+    def canvas(self, size: Size) -> Canvas:
+        """The bridge's frame of an image of `size` (H, W)."""
+        return Canvas.longest_side(size, self.side)
+
+    def region_canvas(self, size: Size) -> Canvas:
+        """The frame regions are pooled in: the one whose tokens the language model sees.
+
+        CLIP's processor resizes the shorter side and crops the centre; with square pixels padded first nothing is lost,
+        so images are padded to a square (LLaVA's `image_aspect_ratio: pad`).
+        """
+        if self.clip is None:
+            return self.canvas(size)
+        return Canvas.pad_square(size, int(self.config.llava().vision_config.image_size))
+
+    def pixels(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
+        """uint8[H, W, 3] images to the bridge's float[I, 3, S, S], CLIP's float[I, 3, s, s] or None, and canvases."""
+        values, canvases = preprocess(images, canvas=self.canvas, mean=self.mean, std=self.std)
+        if self.clip is None:
+            return values, None, tuple(canvases)
+        fill = tuple(int(255 * value) for value in self.clip.image_mean)
+        frames = []
+        for image in images:
+            side = max(image.shape[:2])
+            frame = Canvas.pad_square((image.shape[0], image.shape[1]), side).apply_image(image, fill=fill)  # type: ignore[arg-type]
+            frames.append(Image.fromarray(frame))
+        clip = self.clip(images=frames, return_tensors="pt")["pixel_values"]
+        return values, clip, tuple(canvases)
+
+    def coverage(self, regions: Sequence[Region]) -> Tensor:
+        """float[G, g, g]: share of each cell of the region grid that a region covers."""
+        cells = self.config.region_grid
+        if not regions:
+            return torch.zeros(0, cells, cells)
+        return torch.stack([self.region_canvas(region.size).grid(region.mask, cells) for region in regions])
+
+    def batch(
+        self,
+        samples: Sequence[Sample],
+        *,
+        share_prefix: bool = True,
+        max_length: int = 2048,
+        masks_per_image: int | None = None,
+        original: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[Batch, int]:
+        """Samples to one training batch, and how many conversations did not fit into `max_length`.
+
+        Args:
+            samples: one image each.
+            share_prefix: conversations of an image in one row; else one row each, with the image repeated.
+            masks_per_image: decode at most so many masks of an image, drawn by `rng`; None decodes all.
+            original: mask targets at the size of the image instead of the decoder's.
+
+        Raises:
+            ValueError: no conversation of any sample fits.
+        """
+        pixels, clip, canvases = self.pixels([sample.image for sample in samples])
+        rows, row_image, left_out = [], [], 0
+        for index, sample in enumerate(samples):
+            found, lost = self.encoder.rows(sample, share_prefix, max_length)
+            rows += found
+            row_image += [index] * len(found)
+            left_out += lost
+        if not rows:
+            raise ValueError(f"none of {left_out} conversations fits into max_length {max_length}; raise it")
+        given = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.given]
+        targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
+        picked = pick([image for image, _ in targets], masks_per_image, rng)
+        chosen = [targets[number] for number in picked]
+        size = 0 if original else self.mask_side
+        masks = [
+            canvases[i].masks(samples[i].regions[r].mask[None], (size, size))[0] for i, r in chosen if not original
+        ]
+        batch = Batch(
+            pixels=pixels,
+            clip_pixels=clip,
+            row_image=torch.tensor(row_image),
+            **pad_rows(rows, self.ids.pad),
+            region_masks=self.coverage([samples[i].regions[r] for i, r in given]),
+            region_image=torch.tensor([i for i, _ in given], dtype=torch.long),
+            picked=torch.tensor(picked, dtype=torch.long),
+            mask_targets=torch.stack(masks) if masks else torch.zeros(len(chosen) if original else 0, size, size),
+            originals=tuple(torch.from_numpy(samples[i].regions[r].mask) for i, r in chosen) if original else (),
+            canvases=canvases,
+            target_regions=tuple(targets),
+        )
+        return batch, left_out
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Tokenizer files and, with a CLIP tower, its image processor's."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        if self.clip is not None:
+            self.clip.save_pretrained(folder)
+        content = {"processor_class": type(self).__name__, "prompt_format": self.form.name}
+        Path(folder, FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> MglmmProcessor:
+        """From a folder (or hub name) written by `save_pretrained` beside the model."""
+        config = MglmmConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        clip = CLIPImageProcessorPil.from_pretrained(folder) if config.vision == "clip" else None
+        return cls(tokenizer, config, clip)
+
+
+def pick(images: Sequence[int], limit: int | None, rng: np.random.Generator | None) -> list[int]:
+    """Positions to decode: all, or at most `limit` of each image, drawn at random, in order."""
+    if limit is None:
+        return list(range(len(images)))
+    rng = rng or np.random.default_rng(0)
+    chosen: list[int] = []
+    for image in sorted(set(images)):
+        own = [position for position, each in enumerate(images) if each == image]
+        chosen += own if len(own) <= limit else rng.choice(own, limit, replace=False).tolist()
+    return sorted(chosen)
+
+
+AutoProcessor.register(MglmmConfig, MglmmProcessor)

@@ -1,0 +1,260 @@
+"""The training loop: stages in order, resumable at any step with the same losses as without the stop.
+
+Data, picks and learning rates are functions of the step; model, optimizers and the pre-training heads are saved. Runs in one
+process or under `torchrun` / `accelerate launch tools/train.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from mglmm.build import ModelConfig, build
+from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, write_checkpoint
+from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
+from mglmm.train.data import GroundingData, Steps, one_thread
+from mglmm.train.grounding import GroundingTraining
+from mglmm.train.log import Log
+from mglmm.train.optim import build_optimizers, gradient_norm, set_rates
+from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
+from sam_bridge.small import SmallBridge
+
+
+class Trainer:
+    """One run of a recipe.
+
+    Args:
+        config: the recipe.
+        name: of the run; its folder is `config.output_dir`, else `$MGLMM_RUNS/name`.
+
+    Raises:
+        ValueError: the recipe does not fit the model, or the folder holds a run of another recipe.
+    """
+
+    def __init__(self, config: TrainConfig, name: str):
+        from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
+
+        self.config = config
+        self.folder = Path(config.output_dir) if config.output_dir else runs_dir() / name
+        if config.num_threads:
+            torch.set_num_threads(config.num_threads)
+        cuda, several = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+        self.accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="bf16" if config.bf16 else "no",
+            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several and not cuda else [],
+        )
+        self.model, self.processor = load_or_build(config)
+        if config.lora is not None:
+            add_lora(self.model, config)
+        self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
+        self.stage_index, self.step = 0, 0
+        self.left_out = 0
+        self.saved_optimizers: list[dict[str, Any]] | None = None
+        self.resume()
+        self.log = Log(self.folder, config, self.accelerator.is_main_process)
+
+    def run(self, until: int | None = None) -> Path:
+        """Train all stages (or up to `until` steps in this call); returns the folder of the checkpoint."""
+        budget = math.inf if until is None else until
+        for index in range(self.stage_index, len(self.config.stages)):
+            self.stage_index = index
+            stage = self.config.stages[index]
+            for _ in self.run_stage(stage):
+                budget -= 1
+                if budget <= 0 and self.step < stage.max_steps:
+                    self.save()
+                    return self.folder / "last" / "model"
+            self.stage_index, self.step = index + 1, 0
+            self.saved_optimizers = None
+            self.save()
+            if budget <= 0:
+                break
+        self.log.close()
+        return self.folder / "last" / "model"
+
+    def run_stage(self, stage: StageConfig) -> Iterator[int]:
+        """The steps of one stage from `self.step` on; yields after each."""
+        module, data, groups, weights = self.stage_parts(stage)
+        optimizers = build_optimizers(groups, stage)
+        if self.saved_optimizers is not None:
+            restore(optimizers, self.saved_optimizers)
+        module, *optimizers = self.accelerator.prepare(module, *optimizers)
+        module.train()
+        loader = self.loader(data, stage)
+        accumulate = stage.gradient_accumulation_steps
+        started = time.monotonic()
+        for step in range(self.step, stage.max_steps):
+            factor = set_rates(optimizers, step, stage)
+            totals: dict[str, float] = {}
+            for micro in range(accumulate):
+                batch, left_out = next(loader)
+                self.left_out += left_out
+                with self.accelerator.no_sync(module) if micro < accumulate - 1 else self.accelerator.autocast():
+                    with self.accelerator.autocast():
+                        losses = module(batch.to(self.accelerator.device))
+                    loss = weighted(losses, weights)
+                    self.accelerator.backward(loss / accumulate)
+                for name, value in {**losses, "loss": loss}.items():
+                    totals[name] = totals.get(name, 0.0) + float(value.detach()) / accumulate
+            norm = float(gradient_norm(optimizers, stage.max_grad_norm))
+            if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+                raise ValueError(
+                    f"stage {stage.name!r}, step {step}: loss {totals['loss']}, gradient norm {norm}; "
+                    "lower learning_rate or raise warmup_steps, then resume from the last checkpoint"
+                )
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            self.step = step + 1
+            rate = stage.learning_rate * factor
+            self.log.step(stage, self.step, totals, rate, norm, time.monotonic() - started, self.left_out)
+            if self.step % self.config.save_steps == 0 and self.step < stage.max_steps:
+                self.remember(optimizers)
+                self.save()
+            self.remember(optimizers)
+            yield self.step
+
+    def stage_parts(
+        self, stage: StageConfig
+    ) -> tuple[nn.Module, Callable[[int], tuple[Any, int]], dict[str, dict[str, nn.Parameter]], dict[str, float]]:
+        """The module whose forward gives losses, its data, what may train, and the losses' weights."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        groups = self.model.parameter_groups()
+        if self.config.lora is not None:
+            groups = split_lora(groups)
+        if self.pixels is not None:
+            groups["heads"] = dict(self.pixels.heads.named_parameters())
+            groups["semantic"] = dict(self.pixels.semantic.named_parameters())
+        if stage.kind == "pixels":
+            if self.pixels is None:
+                raise ValueError(f"stage {stage.name!r} is of kind pixels, which only the small backbone has")
+            pixel_data = PixelData(self.config.seed, stage.per_device_train_batch_size, self.processor.side)
+            return self.pixels, lambda step: (pixel_data(step, rank, world), 0), groups, WEIGHTS
+        semantic = self.pixels.semantic if self.pixels is not None else None
+        module = GroundingTraining(self.model, stage.losses, semantic)
+        seed = self.config.seed + 1000 * self.stage_index
+        return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
+
+    def loader(self, data: Callable[[int], Any], stage: StageConfig) -> Iterator[Any]:
+        """Batches from the current step on, drawn ahead by workers."""
+        accumulate, workers = stage.gradient_accumulation_steps, self.config.dataloader_num_workers
+        first, last = self.step * accumulate, stage.max_steps * accumulate
+        return iter(
+            DataLoader(
+                Steps(data, last),
+                batch_size=None,
+                sampler=range(first, last),
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+                worker_init_fn=one_thread if workers else None,
+                multiprocessing_context="fork" if workers else None,
+            )
+        )
+
+    def remember(self, optimizers: list[Optimizer]) -> None:
+        self.saved_optimizers = [optimizer.state_dict() for optimizer in optimizers]
+
+    def save(self) -> None:
+        """Write `last/`: the model as a checkpoint, and what resuming needs; old and new are never mixed."""
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        state: dict[str, Any] = {
+            "stage": self.stage_index,
+            "step": self.step,
+            "left_out": self.left_out,
+            "recipe": self.config.model_dump_json(),
+            "optimizers": self.saved_optimizers,
+            "pixels": {} if self.pixels is None else heads_state(self.pixels),
+        }
+        with replaced_folder(self.folder / "last") as fresh:
+            self.model.config.trained_on = [stage.name for stage in self.config.stages[: self.stage_index + 1]]
+            write_checkpoint(fresh / "model", self.model, self.processor)
+            torch.save(state, fresh / "state.pt")
+
+    def resume(self) -> None:
+        """Take up `last/` where there is one."""
+        recover_folder(self.folder / "last")
+        path = self.folder / "last" / "state.pt"
+        if not path.exists():
+            return
+        state = load_state(path)
+        check_recipe(json.loads(state["recipe"]), json.loads(self.config.model_dump_json()), self.folder)
+        model, _ = load_checkpoint(path.parent / "model")
+        self.model.load_state_dict(model.state_dict())
+        if self.pixels is not None:
+            self.pixels.load_state_dict(state["pixels"], strict=False)
+        self.stage_index, self.step, self.left_out = state["stage"], state["step"], state["left_out"]
+        self.saved_optimizers = state["optimizers"]
+
+
+def load_or_build(config: TrainConfig) -> tuple[Any, Any]:
+    """The model a recipe starts from: a model config builds one, anything else is a checkpoint."""
+    if config.model.endswith((".yaml", ".yml")):
+        return build(load_config(ModelConfig, config.model), seed=config.seed)
+    return load_checkpoint(config.model)
+
+
+def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+    """The sum that trains; `watch_*` values only go to the log."""
+    return torch.stack([weights[name] * value for name, value in losses.items() if "watch" not in name]).sum()
+
+
+def heads_state(pixels: PixelPretraining) -> dict[str, Tensor]:
+    """Weights of the pre-training heads alone; the bridge is in the model."""
+    return {key: value for key, value in pixels.state_dict().items() if not key.startswith("bridge.")}
+
+
+def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:
+    if len(states) != len(optimizers):
+        raise ValueError(f"the run saved {len(states)} optimizers, this stage has {len(optimizers)}; was the recipe changed?")
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict(state)
+
+
+FREE_KEYS = {"output_dir", "logging_steps", "save_steps", "report_to", "num_threads", "dataloader_num_workers"}
+
+
+def check_recipe(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
+    """A run goes on only with the recipe it began with; what does not change the losses may differ."""
+    for key in sorted(set(saved) | set(given)):
+        if key not in FREE_KEYS and saved.get(key) != given.get(key):
+            raise ValueError(
+                f"{folder} holds a run whose {key!r} is {short(saved.get(key))}, this recipe has {short(given.get(key))}; "
+                "give another output_dir, or delete that folder"
+            )
+
+
+def short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def add_lora(model: Any, config: TrainConfig) -> None:
+    """Put adapters into the language model (peft); they train as the group `lora`."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    assert config.lora is not None
+    lora = config.lora
+    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets))
+    inject_adapter_in_model(settings, model.llava.model.language_model)
+
+
+def split_lora(groups: dict[str, dict[str, nn.Parameter]]) -> dict[str, dict[str, nn.Parameter]]:
+    """Adapters as a group of their own; the token embedding as `embeddings`."""
+    language = groups["language_model"]
+    adapters = {key: value for key, value in language.items() if "lora_" in key}
+    rest = {key: value for key, value in language.items() if "lora_" not in key}
+    return {**groups, "language_model": rest, "lora": adapters}
