@@ -1,0 +1,166 @@
+"""From an evaluation's config and a checkpoint to a report: the held-out world, or named parts on photographs."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import Field
+
+from mglmm import given
+from mglmm.answer import Answer
+from mglmm.config import Strict, override, parse, read_yaml
+from mglmm.eval import Predict, Query, Report, mean_mask_baseline, parts_report, score_parts
+from mglmm.eval.world import WorldConfig, evaluate_world
+from mglmm_data.registry import Source, make_source
+from mglmm_data.sample import Sample
+
+Progress = Callable[[int, int], None]
+"""Called with (samples done, samples in all)."""
+
+
+class WorldEval(WorldConfig):
+    """`kind: world`: every task of the held-out world."""
+
+    kind: Literal["world"] = "world"
+    generation: dict[str, Any] = {}  # fields of mglmm.generate.GenerationOptions
+
+
+class PartsEval(Strict):
+    """`kind: parts`: parts of one object, each grounded, beside the mean masks of the training images."""
+
+    kind: Literal["parts"] = "parts"
+    title: str = "Parts, validation images"
+    source: dict[str, Any]  # as in a training stage; its `split` says which images are which, `part` is set here
+    batch_size: int = Field(default=8, ge=1)
+    generation: dict[str, Any] = {}
+
+
+KINDS: dict[str, type[WorldEval] | type[PartsEval]] = {"world": WorldEval, "parts": PartsEval}
+
+
+def read_eval(path: str, overrides: Sequence[str] = ()) -> WorldEval | PartsEval:
+    """An evaluation's config with overrides.
+
+    Raises:
+        ValueError: see `mglmm.config`; or `kind` is not one.
+    """
+    data = override(read_yaml(path), overrides)
+    kind = data.get("kind")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"give one of {', '.join(KINDS)}"
+        raise ValueError(f"{path}: the kind of this evaluation is {kind!r}; {hint}")
+    return parse(KINDS[kind], data, path)
+
+
+def evaluate(
+    config: WorldEval | PartsEval,
+    model: str = "bundled",
+    beside: Sequence[str] = (),
+    on_progress: Callable[[str], Progress] | None = None,
+) -> Report:
+    """Score a checkpoint, and set others beside it.
+
+    Args:
+        model: the checkpoint to score: folder, run, hub name or `bundled`.
+        beside: checkpoints whose scores stand in columns beside.
+        on_progress: the name of a checkpoint -> who is told how far it is.
+
+    Raises:
+        ValueError: a checkpoint or the data cannot be read.
+    """
+    # Named first, loaded one after the other: two large models need not fit side by side.
+    names = {name_of(path): path for path in (model, *beside)}
+    if len(names) < 1 + len(beside):
+        raise ValueError(f"two of {', '.join((model, *beside))} are called alike; give checkpoints of different names")
+    score = score_world if isinstance(config, WorldEval) else score_photos
+    started = time.monotonic()
+    return score(cast(Any, config), names, on_progress or (lambda _: lambda _done, _total: None), started)
+
+
+def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float) -> Report:
+    """The held-out world; each further checkpoint is a column."""
+    (first, path), *others = names.items()
+    predict, meta = load(path, config.generation)
+    report = evaluate_world(predict, config, on_progress=tell(first), meta=meta)
+    for name, path in others:
+        predict, _ = load(path, config.generation)
+        plain = config.model_copy(update={"blind": False, "resamples": 0})
+        scored = evaluate_world(predict, plain, on_progress=tell(name))
+        values = {(row.task, row.slice, row.metric): row.value for row in scored.rows}
+        rows = (
+            replace(row, beside={**row.beside, name: values.get((row.task, row.slice, row.metric), float("nan"))})
+            for row in report.rows
+        )
+        report = replace(report, rows=tuple(rows))
+    return replace(report, meta={**report.meta, "seconds": round(time.monotonic() - started, 1)})
+
+
+def score_photos(
+    config: PartsEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float
+) -> Report:
+    """Parts of the validation images; the mean masks of the training images and further checkpoints are columns."""
+    train, validation = split_source(config.source, "train"), split_source(config.source, "validation")
+    parts = cast(Any, validation).names
+    scored = {}
+    meta: dict[str, Any] = {}
+    for name, path in names.items():
+        predict, facts = load(path, config.generation)
+        meta = meta or facts
+        counted = counting(predict, tell(name), len(validation))
+        scored[name] = score_parts(counted, samples_of(validation), parts, batch_size=config.batch_size)
+    (_, main), *others = scored.items()
+    baseline = mean_mask_baseline(samples_of(train), samples_of(validation), parts)
+    meta |= {"config": config.model_dump(mode="json"), "seconds": round(time.monotonic() - started, 1)}
+    return parts_report(main, {"mean mask": baseline, **dict(others)}, title=config.title, meta=meta)
+
+
+def split_source(spec: Mapping[str, Any], part: str) -> Source:
+    """The training or the validation part of a source of parts.
+
+    Raises:
+        ValueError: the source has no named parts, or no split.
+    """
+    if spec.get("type") not in ("coco", "folder"):
+        raise ValueError(f"a source of type {spec.get('type')!r} has no named parts; use coco or folder")
+    split = dict(spec.get("split") or {})
+    if not split.get("validation_share"):
+        raise ValueError("source.split has no validation_share; give the share of images to validate on, 0 to 1")
+    return make_source({**spec, "split": {**split, "part": part}})
+
+
+def samples_of(source: Source) -> Iterator[Sample]:
+    return (source.sample(index) for index in range(len(source)))
+
+
+def counting(predict: Predict, told: Progress, total: int) -> Predict:
+    """The same predictor, telling after each batch how many queries it has answered."""
+    done = 0
+
+    def predict_and_tell(queries: Sequence[Query]) -> Iterable[Answer]:
+        nonlocal done
+        answers = predict(queries)
+        done += len(queries)
+        told(done, total)
+        return answers
+
+    return predict_and_tell
+
+
+def load(path: str, generation: Mapping[str, Any]) -> tuple[Predict, dict[str, Any]]:
+    """A checkpoint as a predictor, and what a report should remember of it."""
+    grounder = given.grounder(path, generation)
+    parameters = sum(parameter.numel() for parameter in grounder.model.parameters())
+    meta = {"model": path, "parameters": parameters, "device": str(grounder.model.device)}
+    return grounder.predict, meta | {"trained_on": grounder.model.config.trained_on}
+
+
+def name_of(path: str) -> str:
+    """What to call a checkpoint in a table: the name of its run, of its folder, or itself."""
+    place = Path(path)
+    return place.parent.parent.name if place.parts[-2:] == ("last", "model") else place.name or path
