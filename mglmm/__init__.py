@@ -1,4 +1,4 @@
-"""Language models that ground what they say in pixels: `Grounder.load().ask(image, prompt)` gives an `Answer` with masks."""
+"""Language models that ground what they say in pixels: `Grounder.load().ask(image, prompt)` answers with masks."""
 
 from __future__ import annotations
 

@@ -220,17 +220,27 @@ _PICTURE_OPTIONS: dict[bool, dict[str, Any]] = {
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` beside `path` and move it there: a full disk or a crash leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    """Write `content` beside `path` and move it there: a full disk or a crash leaves the old file as it was.
+
+    Raises:
+        OSError: it could not be written; the message names the file and the way out.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        kept = "; the file that was there is intact" if path.is_file() else ""
+        raise OSError(
+            f"could not write {path}: {error.strerror or error}{kept}; free some space or choose another folder"
+        ) from error
 
 
 def _umask() -> int:

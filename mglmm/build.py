@@ -1,25 +1,34 @@
 """Models from nothing: a model config (YAML) to weights and a processor that belong together.
 
-The small one is what the package ships; any LLaVA and any SAM of transformers' or the official format go together the same
-way (`configs/model/llava_7b_sam_h.yaml`).
+The small one is what the package ships; any LLaVA and any SAM of transformers' or the official format go together the
+same way (`configs/model/llava_7b_sam_h.yaml`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, model_validator
-from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mglmm.config import Strict
+from mglmm.config import BUNDLED, Strict
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.tokenizer import tokenizer_hash
 from mglmm.tokens import add_markers, special_ids
-from sam_bridge.small import SmallConfig
+from sam_bridge.config import parts
+from sam_bridge.sam import HfSam
+from sam_bridge.small import PATCH, SmallConfig
 
 
 class SmallSizes(Strict):
@@ -50,7 +59,7 @@ class ModelConfig(Strict):
     """What to build: everything small and fresh, or published parts by path or hub name."""
 
     vision: Literal["clip", "shared"] = "shared"
-    tokenizer: str = "bundled"  # a folder or hub name; `bundled`: the one in the package
+    tokenizer: str | None = None  # a folder or hub name, or `bundled`; by default the LLaVA's, else the bundled one
     prompt_format: str = "compact"
     read_offset: Literal[-1, 0] = -1
     small: SmallSizes | None = None  # the small backbone from nothing
@@ -67,6 +76,10 @@ class ModelConfig(Strict):
             raise ValueError("give exactly one of language (sizes) and llava (a path or hub name)")
         if self.language is not None and self.vision != "shared":
             raise ValueError("a language model from nothing has no CLIP tower; set vision: shared")
+        if self.llava is not None and self.vision != "clip":
+            raise ValueError("a LLaVA brings its CLIP tower and a projector that reads it; set vision: clip")
+        if self.llava is not None and self.tokenizer == "bundled":
+            raise ValueError("the bundled tokenizer does not fit a LLaVA's embeddings; leave tokenizer out")
         return self
 
 
@@ -79,32 +92,60 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
     """
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(config)
-    if config.llava is not None:
-        return build_from_parts(config, tokenizer, dtype)
-    assert config.language is not None
-    settings = model_config(config, tokenizer, small_llava(config, tokenizer))
-    model = Mglmm(settings).to(dtype)
-    return model, MglmmProcessor(tokenizer, settings)
+    sam = load_sam(config, dtype)
+    llava = None if config.llava is None else load_llava(config.llava, tokenizer, dtype)
+    settings = model_config(
+        config, tokenizer, sam, small_llava(config, tokenizer, sam) if llava is None else llava.config
+    )
+    model = Mglmm(settings, llava_model=llava, bridge=sam)
+    cast(torch.nn.Module, model).to(dtype)
+    clip = None if config.llava is None else CLIPImageProcessorPil.from_pretrained(config.llava)
+    return model, MglmmProcessor(tokenizer, settings, clip)
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
-    from mglmm.config import BUNDLED
-
-    folder = str(BUNDLED) if config.tokenizer == "bundled" else config.tokenizer
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    """The tokenizer with the markers it lacked."""
+    wanted = config.tokenizer or config.llava or "bundled"
+    tokenizer = AutoTokenizer.from_pretrained(str(BUNDLED) if wanted == "bundled" else wanted)
     add_markers(tokenizer)
     return tokenizer
 
 
-def small_llava(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
+def load_sam(config: ModelConfig, dtype: torch.dtype) -> HfSam | None:
+    """SAM with its weights; None where the small backbone is wanted."""
+    if config.sam is None:
+        return None
+    loader = HfSam.from_official if Path(config.sam).suffix == ".pth" else HfSam.from_pretrained
+    return loader(config.sam, dtype=dtype, keep_tokens=config.vision == "shared")
+
+
+def load_llava(path: str, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype) -> LlavaForConditionalGeneration:
+    """A published LLaVA with its weights, and rows for the markers."""
+    llava = LlavaForConditionalGeneration.from_pretrained(path, dtype=dtype)
+    rows = cast(torch.nn.Embedding, llava.get_input_embeddings()).num_embeddings  # may be padded beyond the vocabulary
+    llava.resize_token_embeddings(max(len(tokenizer), rows), mean_resizing=True)
+    llava.config.image_token_index = special_ids(tokenizer).image
+    return llava
+
+
+def small_llava(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, sam: HfSam | None) -> LlavaConfig:
     """The LLaVA around a LLaMA from nothing; its CLIP tower is a placeholder that a shared encoder replaces."""
     assert config.language is not None
     ids = special_ids(tokenizer)
-    width = config.small.dim if config.small is not None else 256
-    cells = config.small.side // 16 if config.small is not None else 64
+    if sam is not None:
+        vision, _, _ = parts(sam.sam.config)
+        width, cells = vision.hidden_size, sam.cells
+    else:
+        assert config.small is not None
+        width, cells = config.small.dim, config.small.side // PATCH
     return LlavaConfig(
         vision_config=CLIPVisionConfig(
-            hidden_size=width, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=16, patch_size=16
+            hidden_size=width,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            image_size=16,
+            patch_size=16,
         ).to_dict(),
         text_config=LlamaConfig(
             **config.language.model_dump(),
@@ -120,10 +161,14 @@ def small_llava(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> Llav
     )
 
 
-def model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, llava: LlavaConfig, **extra: Any) -> MglmmConfig:
+def model_config(
+    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, sam: HfSam | None, llava: LlavaConfig
+) -> MglmmConfig:
+    """What is saved with the weights."""
     ids = special_ids(tokenizer)
     return MglmmConfig(
         llava_config=llava.to_dict(),
+        sam_config=sam.sam.config.to_dict() if sam is not None else None,
         small_config=SmallConfig(**config.small.model_dump()).to_dict() if config.small is not None else None,
         vision=config.vision,
         read_offset=config.read_offset,
@@ -133,28 +178,4 @@ def model_config(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, llava:
         prompt_format=config.prompt_format,
         tokenizer_hash=tokenizer_hash(tokenizer),
         tie_word_embeddings=llava.tie_word_embeddings,
-        **extra,
     )
-
-
-def build_from_parts(
-    config: ModelConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
-) -> tuple[Mglmm, MglmmProcessor]:
-    """A published LLaVA with its weights, and a SAM (or the small backbone, fresh)."""
-    from transformers import LlavaForConditionalGeneration
-
-    from sam_bridge.sam import HfSam
-
-    assert config.llava is not None
-    llava = LlavaForConditionalGeneration.from_pretrained(config.llava, dtype=dtype)
-    llava.resize_token_embeddings(max(len(tokenizer), llava.config.text_config.vocab_size), mean_resizing=True)
-    llava.config.image_token_index = special_ids(tokenizer).image
-    sam = None
-    if config.sam is not None:
-        loader = HfSam.from_official if Path(config.sam).suffix == ".pth" else HfSam.from_pretrained
-        sam = loader(config.sam, dtype=dtype)
-    extra = {} if sam is None else {"sam_config": sam.sam.config.to_dict()}
-    settings = model_config(config, tokenizer, llava.config, **extra)
-    model = Mglmm(settings, llava_model=llava, bridge=sam).to(dtype)
-    clip = CLIPImageProcessorPil.from_pretrained(config.llava) if config.vision == "clip" else None
-    return model, MglmmProcessor(tokenizer, settings, clip)

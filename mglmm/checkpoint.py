@@ -1,23 +1,24 @@
 """Saving and loading: whole folders, replaced in one step, checked key by key.
 
-A checkpoint is a folder in Hugging Face's layout (`config.json`, `model.safetensors`, the processor's files). A run keeps
-its state beside it (`state.pt`, loaded with `weights_only=True`). Nothing is half written: a folder is filled under another
-name and renamed, so that a full disk leaves the old one as it was.
+A checkpoint is a folder in Hugging Face's layout (`config.json`, `model.safetensors`, the processor's files). A run
+keeps its state beside it (`state.pt`, loaded with `weights_only=True`). Nothing is half written: a folder is filled
+under another name and renamed, so that a full disk leaves the old one as it was.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from mglmm.config import BUNDLED
-from mglmm.model import Mglmm
+from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.tokenizer import tokenizer_hash
 
@@ -35,6 +36,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         recover_folder(target)
+        shutil.rmtree(old, ignore_errors=True)  # of a save that was cut after its second rename
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir()
         yield fresh
@@ -43,9 +45,12 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         os.replace(fresh, target)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError or their own
+        recover_folder(target)
         if isinstance(error, OSError) or "write" in str(error).lower() or "space" in str(error).lower():
             kept = "; the checkpoint that was there is intact" if target.exists() else ""
-            raise OSError(f"could not save {target}: {error}{kept}; free some space or choose another folder") from error
+            raise OSError(
+                f"could not save {target}: {error}{kept}; free some space or choose another folder"
+            ) from error
         raise
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -64,8 +69,15 @@ def save_checkpoint(folder: str | Path, model: Mglmm, processor: MglmmProcessor,
         write_checkpoint(fresh, model, processor, half)
 
 
-def write_checkpoint(folder: Path, model: Mglmm, processor: MglmmProcessor, half: bool = False) -> None:
-    state = model.state_dict()
+def write_checkpoint(
+    folder: Path,
+    model: Mglmm,
+    processor: MglmmProcessor,
+    half: bool = False,
+    state: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Fill `folder`; `state` stands for the model's own weights (merged adapters)."""
+    state = dict(model.state_dict() if state is None else state)
     if half:
         state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     try:
@@ -87,12 +99,18 @@ def load_checkpoint(path: str | Path = "bundled", dtype: torch.dtype = torch.flo
     local = folder.exists()
     if local:
         recover_folder(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} holds no config.json; a checkpoint is a folder written by mglmm train or save")
+        check_folder(folder)
     elif str(path).startswith((".", "/")) or str(path).count("/") != 1:
         raise ValueError(f"no checkpoint at {path}; give a folder, a hub name (owner/name) or bundled")
     where = str(folder) if local else str(path)
-    processor = MglmmProcessor.from_pretrained(where)
+    try:
+        MglmmConfig.from_pretrained(where)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    try:
+        processor = MglmmProcessor.from_pretrained(where)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{where}: its tokenizer cannot be used ({error}); copy the whole folder again") from error
     config = processor.config
     if config.tokenizer_hash and config.tokenizer_hash != tokenizer_hash(processor.tokenizer):
         raise ValueError(
@@ -100,20 +118,46 @@ def load_checkpoint(path: str | Path = "bundled", dtype: torch.dtype = torch.flo
             f"(hash {tokenizer_hash(processor.tokenizer)}, expected {config.tokenizer_hash}); restore its files"
         )
     try:
-        model, info = Mglmm.from_pretrained(
+        loaded = Mglmm.from_pretrained(
             where, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
+        model, info = cast(tuple[Mglmm, dict[str, Any]], loaded)
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
             raise ValueError(f"{where}: the weights file is damaged or cut short ({error}); copy it again") from None
         raise
     wrong = [f"missing {key}" for key in sorted(info["missing_keys"])]
     wrong += [f"extra {key}" for key in sorted(info["unexpected_keys"])]
-    wrong += [f"{key}: {tuple(have)} in the file, {tuple(want)} in the model" for key, have, want in info["mismatched_keys"]]
+    wrong += [
+        f"{key}: {tuple(have)} in the file, {tuple(want)} in the model"
+        for key, have, want in sorted(info["mismatched_keys"])
+    ]
     if wrong:
         more = f" and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
-        raise ValueError(f"{where}: {len(wrong)} keys do not fit this model: {'; '.join(wrong[:MAX_LISTED])}{more}")
+        raise ValueError(
+            f"{where}: {len(wrong)} keys do not fit the model that config.json describes: "
+            f"{'; '.join(wrong[:MAX_LISTED])}{more}; put back the config.json that was saved with these weights, "
+            "or use the mglmm release that wrote them"
+        )
     return model.eval(), processor
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError where a folder is no whole checkpoint of ours, before anything of it is loaded."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder} holds no config.json; a checkpoint is a folder written by mglmm train or save"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged ({error}); copy it again") from None
+    found = config.get("model_type") if isinstance(config, dict) else config
+    if found != MglmmConfig.model_type:
+        raise ValueError(f"{folder} is a checkpoint of {found!r}, not of {MglmmConfig.model_type!r}; give one of ours")
+    for patterns in (("*.safetensors",), ("tokenizer.json", "tokenizer.model")):
+        if not any(file for pattern in patterns for file in folder.glob(pattern)):
+            raise ValueError(f"{folder} holds no {' or '.join(patterns)}; copy the whole folder again")
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -125,4 +169,6 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a run's state ({type(error).__name__}); delete the run or restore it") from None
+        raise ValueError(
+            f"{path} cannot be read as a run's state ({type(error).__name__}); delete the run or restore it"
+        ) from None

@@ -1,13 +1,14 @@
 """Typed configuration: frozen pydantic models, read from YAML, overridden by `key.sub=value`.
 
-Key names follow `transformers.TrainingArguments` where the meaning is the same. An unknown key is an error that names the
-nearest known one; this is the only validator of YAML.
+Key names follow `transformers.TrainingArguments` where the meaning is the same. An unknown key is an error that names
+the nearest known one; this is the only validator of YAML.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -74,13 +75,16 @@ class StageConfig(Strict):
     weights: dict[str, float] = {}  # name -> weight in the mixture; 1 where not named
     augment: dict[str, Any] | None = None
     share_prefix: bool = True  # conversations of an image share its tokens under a block mask
+    prompts_per_image: int = Field(default=4, gt=0)  # masks prompted for in each image of a pixels stage
     masks_per_image: int | None = None  # at most so many masks of an image are decoded in a step (drawn at random)
     max_length: int = 2048  # tokens of a row; conversations that do not fit are left out, and counted
 
     @model_validator(mode="after")
     def has_data(self) -> StageConfig:
         if self.kind == "grounding" and not self.sources:
-            raise ValueError(f"stage {self.name!r} has no sources; name at least one, for example world: {{type: world}}")
+            raise ValueError(
+                f"stage {self.name!r} has no sources; name at least one, for example world: {{type: world}}"
+            )
         unknown = set(self.weights) - set(self.sources)
         if unknown:
             raise ValueError(f"weights name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}")
@@ -121,8 +125,10 @@ def runs_dir() -> Path:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping; `path` may also name a file under `configs/` (`train/world`, `train/world.yaml`).
 
+    `${NAME}` in a text value is the environment variable, `${NAME:-default}` falls back where it is unset or empty.
+
     Raises:
-        ValueError: the file is missing, is not YAML, or is not a mapping.
+        ValueError: the file is missing, is not YAML, is not a mapping, or names a variable that is not set.
     """
     found = find_config(path)
     try:
@@ -131,7 +137,28 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{found} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ValueError(f"{found} holds a {type(data).__name__}; a config is a mapping of keys to values")
-    return data
+    return expand(data, found)
+
+
+def expand(value: Any, origin: Path) -> Any:
+    """Put environment variables into every text of a YAML value; see `read_yaml`."""
+    if isinstance(value, dict):
+        return {key: expand(item, origin) for key, item in value.items()}
+    if isinstance(value, list):
+        return [expand(item, origin) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(found: re.Match[str]) -> str:
+        name, default = found.groups()
+        text = os.environ.get(name) or default
+        if text is None:
+            raise ValueError(
+                f"{origin} needs ${{{name}}}, which is not set; export {name}, or write ${{{name}:-default}}"
+            )
+        return text
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
 
 
 def find_config(path: str | Path) -> Path:
@@ -161,31 +188,29 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         *walk, last = key.strip().split(".")
         node: Any = out
         for part in walk:
-            node = step_into(node, part, text, create=True)
-        if isinstance(node, list):
-            step_into(node, last, text, create=False)
-            node[int(last)] = yaml.safe_load(value)
-        elif isinstance(node, dict):
-            node[last] = yaml.safe_load(value)
-        else:
-            raise ValueError(f"override {text!r}: {'.'.join(walk)} is {node!r}, which has no keys")
+            found = place(node, part, text)
+            if isinstance(node, dict) and node.get(found) is None:
+                node[found] = {}
+            node = node[found]
+        try:
+            node[place(node, last, text)] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"override {text!r}: {' '.join(str(error).split())}") from None
     return out
 
 
-def step_into(node: Any, part: str, text: str, create: bool) -> Any:
-    """One step of an override's path; lists also take the `name` of a stage."""
-    if isinstance(node, list):
-        names = [item.get("name") if isinstance(item, dict) else None for item in node]
-        if part in names:
-            return node[names.index(part)]
-        if not part.isdigit() or int(part) >= len(node):
-            raise ValueError(f"override {text!r}: {part!r} is neither an index below {len(node)} nor one of {names}")
-        return node[int(part)]
+def place(node: Any, part: str, text: str) -> str | int:
+    """The key or index of `node` that one part of an override's path means; lists also take the `name` of a stage."""
     if isinstance(node, dict):
-        if create and node.get(part) is None:
-            node[part] = {}
-        return node.get(part)
-    raise ValueError(f"override {text!r}: {part!r} asks for a key of {node!r}")
+        return part
+    if not isinstance(node, list):
+        raise ValueError(f"override {text!r}: {part!r} asks for a key of {node!r}, which has none")
+    names = [item.get("name") if isinstance(item, dict) else None for item in node]
+    if part in names:
+        return names.index(part)
+    if not part.isdecimal() or int(part) >= len(node):
+        raise ValueError(f"override {text!r}: {part!r} is neither an index below {len(node)} nor one of {names}")
+    return int(part)
 
 
 def parse(model: type[ConfigT], data: dict[str, Any], origin: str) -> ConfigT:

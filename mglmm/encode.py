@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from mglmm_data.sample import Mention, Region, Sample, Turn
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mglmm.formats import PromptFormat, Tokens, write_answer, write_prefix, write_question
 from mglmm.inputs import IGNORE, PADDING, PREFIX
 from mglmm.tokens import LiteralTokenizer, SpecialIds
+from mglmm_data.sample import Mention, Region, Sample, Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,9 @@ class Encoder:
 
 def join(prefix: Tokens, conversations: Sequence[Tokens]) -> Row:
     """The prefix once, the conversations behind it with restarted positions."""
-    row = Row(list(prefix.ids), [IGNORE] * len(prefix.ids), list(range(len(prefix.ids))), [PREFIX] * len(prefix.ids), [], [])
+    row = Row(
+        list(prefix.ids), [IGNORE] * len(prefix.ids), list(range(len(prefix.ids))), [PREFIX] * len(prefix.ids), [], []
+    )
     for number, tokens in enumerate(conversations, 1):
         row.ids.extend(tokens.ids)
         row.labels.extend(i if on else IGNORE for i, on in zip(tokens.ids, tokens.labelled, strict=True))
@@ -93,7 +95,9 @@ def pad_rows(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
     fill = {"ids": pad, "labels": IGNORE, "positions": 0, "segments": PADDING}
     names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids", "segments": "segments"}
     return {
-        names[key]: pad_sequence([torch.tensor(getattr(row, key)) for row in rows], batch_first=True, padding_value=value)
+        names[key]: pad_sequence(
+            [torch.tensor(getattr(row, key)) for row in rows], batch_first=True, padding_value=value
+        )
         for key, value in fill.items()
     }
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mglmm_data.masks import Size
-from mglmm_data.sample import Box, Region, Turn
 from pydantic import BaseModel, ConfigDict
 
 from mglmm.codecs import BOX_TEXT, box_from_text, box_to_text
 from mglmm.tokens import LiteralTokenizer, SpecialIds
+from mglmm_data.masks import Size
+from mglmm_data.sample import Box, Region, Turn
 
 
 class PromptFormat(BaseModel):
@@ -89,7 +89,12 @@ def write_question(
 
 
 def write_answer(
-    out: Tokens, turn: Turn, regions: Sequence[Region], literal: LiteralTokenizer, ids: SpecialIds, labelled: bool = True
+    out: Tokens,
+    turn: Turn,
+    regions: Sequence[Region],
+    literal: LiteralTokenizer,
+    ids: SpecialIds,
+    labelled: bool = True,
 ) -> None:
     """An assistant turn with its markers and the end token.
 
@@ -136,6 +141,7 @@ class ReadAnswer:
     text: str
     phrases: tuple[ReadPhrase, ...]
     notes: tuple[str, ...]
+    unclosed: bool = False  # the last of `phrases` was never closed
 
 
 def chunks(generated: Sequence[int], special: frozenset[int]) -> Iterator[tuple[int | None, list[int], int]]:
@@ -159,17 +165,23 @@ def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: Specia
     A `[SEG]` without a phrase before it becomes a phrase without words, at its place. `size` is the image's (H, W), px.
     """
     text, notes = "", []
+    special = ids.all | frozenset(literal.special.values())
     phrases: list[ReadPhrase] = []
     start: int | None = None
     inner: tuple[int, ...] = ()
+    early: tuple[int, ...] = ()  # [SEG] that stand inside the open phrase
     num_segs = 0
     fresh = False  # does the last phrase still take [SEG] or boxes
-    for marker, run, position in chunks(generated, ids.all):
+
+    def closed(begin: int) -> ReadPhrase:
+        said = text[begin:]
+        begin += len(said) - len(said.lstrip())  # the blank that stands inside the markers is no part of the phrase
+        return ReadPhrase(begin, begin + len(said.strip()), early, (), inner)
+
+    for marker, run, position in chunks(generated, special):
         if marker is None:
             piece = literal.decode(run)
             if start is not None:
-                if not inner:
-                    start = len(text) + len(piece) - len(piece.lstrip(" "))
                 inner += tuple(range(position, position + len(run)))
             elif fresh:
                 while match := BOX_TEXT.match(piece):
@@ -184,14 +196,20 @@ def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: Specia
         elif marker == ids.phrase_open:
             if start is not None:
                 notes.append(f"a phrase was opened inside another at character {len(text)}; the inner one counts")
-            start, inner, fresh = len(text), (), False
+                phrases += [closed(start)] if early else []
+            start, inner, early, fresh = len(text), (), (), False
         elif marker == ids.phrase_close:
             if start is None:
                 notes.append(f"a phrase was closed that was never opened, at character {len(text)}")
                 continue
-            phrases.append(ReadPhrase(start, max(start, len(text)), (), (), inner))
+            phrases.append(closed(start))
             start, fresh = None, True
         elif marker == ids.seg:
+            if start is not None:
+                notes.append(f"a mask inside a phrase at character {len(text)}; it counts for that phrase")
+                early += (num_segs,)
+                num_segs += 1
+                continue
             if not fresh:
                 notes.append(f"a mask without a phrase at character {len(text)}")
                 phrases.append(ReadPhrase(len(text), len(text), (), (), ()))
@@ -201,8 +219,9 @@ def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: Specia
         else:
             notes.append(f"a marker that has no place in an answer (id {marker}) was left out at character {len(text)}")
     if start is not None:
-        notes.append(f"the phrase {text[start:]!r} was never closed and has no mask")
-    return ReadAnswer(text, tuple(phrases), tuple(notes))
+        notes.append(f"the phrase {text[start:]!r} was never closed" + " and has no mask" * (not early))
+        phrases += [closed(start)] if early else []
+    return ReadAnswer(text, tuple(phrases), tuple(notes), unclosed=start is not None and bool(early))
 
 
 def extend(phrase: ReadPhrase, segs: tuple[int, ...] = (), boxes: tuple[Box, ...] = ()) -> ReadPhrase:

@@ -18,13 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from mglmm_data.images import load_image
-from mglmm_data.masks import box_of
-from mglmm_data.sample import Grounding, Region, Turn
 from torch import Tensor
 
 from mglmm.answer import Answer, Instance, Phrase
 from mglmm.checkpoint import load_checkpoint
+from mglmm.codecs import BOX_PENDING
 from mglmm.encode import user_turn
 from mglmm.eval.protocol import Query
 from mglmm.formats import ReadAnswer, ReadPhrase, read_answer
@@ -33,6 +31,9 @@ from mglmm.inputs import ImageState
 from mglmm.model import Mglmm
 from mglmm.processor import MglmmProcessor
 from mglmm.tokens import MARKERS
+from mglmm_data.images import load_image
+from mglmm_data.masks import box_of
+from mglmm_data.sample import Grounding, Region, Turn
 
 DESCRIBE = "Describe the image and segment everything."
 
@@ -81,7 +82,11 @@ class Grounder:
         return cls(model, processor, GenerationOptions(**options))
 
     def ask(
-        self, image: Any, prompt: str = DESCRIBE, regions: Sequence[Region] = (), options: GenerationOptions | None = None
+        self,
+        image: Any,
+        prompt: str = DESCRIBE,
+        regions: Sequence[Region] = (),
+        options: GenerationOptions | None = None,
     ) -> Answer:
         """Answer one question about one image.
 
@@ -95,7 +100,9 @@ class Grounder:
         """
         return self.ask_many([(image, prompt, regions)], options)[0]
 
-    def ask_many(self, asked: Sequence[tuple[Any, str, Sequence[Region]]], options: GenerationOptions | None = None) -> list[Answer]:
+    def ask_many(
+        self, asked: Sequence[tuple[Any, str, Sequence[Region]]], options: GenerationOptions | None = None
+    ) -> list[Answer]:
         """Answer many (image, prompt, regions) in one batch; the same image object or path is encoded once."""
         pixels: list[np.ndarray] = []
         known: dict[Any, int] = {}
@@ -124,11 +131,17 @@ class Grounder:
             if id(query.image) not in known:
                 known[id(query.image)] = len(pixels)
                 pixels.append(query.image)
-            turns = (Turn("user", query.prompt, mentions=query.mentions),) if isinstance(query.prompt, str) else query.prompt
+            turns = (
+                (Turn("user", query.prompt, mentions=query.mentions),)
+                if isinstance(query.prompt, str)
+                else query.prompt
+            )
             prepared.append(Prepared(known[id(query.image)], turns, query.regions, ()))
         return self.answer(pixels, prepared, self.options)
 
-    def answer(self, pixels: Sequence[np.ndarray], prepared: Sequence[Prepared], options: GenerationOptions) -> list[Answer]:
+    def answer(
+        self, pixels: Sequence[np.ndarray], prepared: Sequence[Prepared], options: GenerationOptions
+    ) -> list[Answer]:
         """Encode each image once, generate for all questions, decode all masks together."""
         if not prepared:
             return []
@@ -168,7 +181,11 @@ class Grounder:
 
     @torch.no_grad()
     def finish(
-        self, pixels: Sequence[np.ndarray], images: ImageState, prepared: Sequence[Prepared], generated: Sequence[Generated]
+        self,
+        pixels: Sequence[np.ndarray],
+        images: ImageState,
+        prepared: Sequence[Prepared],
+        generated: Sequence[Generated],
     ) -> list[Answer]:
         """Masks of all answers in one call, then each `Answer`."""
         states = [state for each in generated for state in each.states]
@@ -194,6 +211,7 @@ class Grounder:
             )
         return answers
 
+    @torch.no_grad()
     def decode(self, images: ImageState, states: Sequence[Tensor], image: Sequence[int]) -> Tensor:
         """Mask logits float32[M, q, q] of `[SEG]` states, on the CPU."""
         if not states:
@@ -205,8 +223,8 @@ class Grounder:
     def phrases(self, read: ReadAnswer, out: Generated, logits: Tensor, size: tuple[int, int]) -> tuple[Phrase, ...]:
         """Phrases of one answer with masks at image size.
 
-        Score: mean probability inside the mask times exp of the mean log-probability of the phrase's tokens (the IoU head
-        gets no gradient from the mask losses, so its output would mean nothing).
+        Score: mean probability inside the mask times exp of the mean log-probability of the phrase's tokens (the IoU
+        head gets no gradient from the mask losses, so its output would mean nothing).
         """
         canvas = self.processor.canvas(size)
         found = []
@@ -223,7 +241,11 @@ class Grounder:
         return Instance(mask, box_of(mask), sure * text_score(phrase, out))
 
     def stream(
-        self, image: Any, prompt: str = DESCRIBE, regions: Sequence[Region] = (), options: GenerationOptions | None = None
+        self,
+        image: Any,
+        prompt: str = DESCRIBE,
+        regions: Sequence[Region] = (),
+        options: GenerationOptions | None = None,
     ) -> Iterator[StreamEvent]:
         """Answer while it comes: pieces of text, phrases as soon as their masks are there, at last the whole answer."""
         loaded = load_image(image)
@@ -234,29 +256,30 @@ class Grounder:
         pixels, options = loaded.pixels, options or self.options
         run = Run(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        shown, done = 0, 0
+        shown, done, logits = 0, 0, self.decode(images, [], [])
+        literal, ids, out = self.processor.literal, self.processor.ids, run.out[0]
         while run.active:
             ((_, token),) = run.step()
-            if token in (self.processor.ids.seg, self.processor.ids.phrase_close):
-                continue  # more [SEG] of the same phrase may follow
-            out = run.out[0]
-            said = out.ids[:-1] if token == self.processor.ids.phrase_open else out.ids
-            read = read_answer(said, self.processor.literal, self.processor.ids, size)
-            if len(read.text) > shown and not read.text[shown:].isspace():
+            if token in (ids.seg, ids.phrase_close) or token in literal.bytes:
+                continue  # more [SEG] of the same phrase, or more bytes of the same letter, may follow
+            read = read_answer(out.ids[:-1] if token == ids.phrase_open else out.ids, literal, ids, size)
+            tail = read.text[read.phrases[-1].end :] if read.phrases else "."
+            settled = token in (ids.phrase_open, ids.eos) or not BOX_PENDING.fullmatch(tail)
+            whole = read.phrases if settled and not read.unclosed else read.phrases[:-1]
+            if len(whole) > done:
+                fresh = out.states[len(logits) :]
+                logits = torch.cat([logits, self.decode(images, fresh, [0] * len(fresh))])
+                for phrase in self.phrases(replace(read, phrases=whole[done:]), out, logits, size):
+                    yield StreamEvent(phrase=phrase)
+                done = len(whole)
+            if settled and len(read.text) > shown and not read.text[shown:].isspace():
                 yield StreamEvent(text=read.text[shown:])
                 shown = len(read.text)
-            finished = [phrase for phrase in read.phrases if phrase.segs][done:]
-            if finished:
-                logits = self.decode(images, out.states, [0] * len(out.states))
-                for phrase in self.phrases(replace(read, phrases=tuple(finished)), out, logits, size):
-                    yield StreamEvent(phrase=phrase)
-                done += len(finished)
         run.finish()
         (answer,) = self.finish([pixels], images, prepared, run.out)
         if len(answer.text) > shown:
             yield StreamEvent(text=answer.text[shown:])
-        late = [phrase for phrase in answer.phrases if any(instance.mask is not None for instance in phrase.instances)]
-        for phrase in late[done:]:
+        for phrase in answer.phrases[done:]:
             yield StreamEvent(phrase=phrase)
         yield StreamEvent(answer=answer)
 
@@ -283,16 +306,16 @@ class Chat:
         turn = user_turn(prompt, regions)
         first = len(self.regions)
         mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
-        self.regions += regions
         turns = (*self.turns, replace(turn, mentions=mentions))
         notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt))
-        prepared = [Prepared(0, turns, tuple(self.regions), notes)]
+        prepared = [Prepared(0, turns, (*self.regions, *regions), notes)]
         grounder = self.grounder
         prompts = grounder.prompts(self.images, prepared)
         generated = complete(
             grounder.model, grounder.processor.encoder, self.images, prompts, options or grounder.options, self.cache
         )
         (answer,) = grounder.finish([self.pixels], self.images, prepared, generated)
+        self.regions += regions  # only now: a question that failed leaves no trace
         self.turns = [*turns, self.remember(answer)]
         self.answers.append(answer)
         return answer
@@ -327,8 +350,8 @@ def check_regions(regions: Sequence[Region], pixels: np.ndarray) -> None:
     for index, region in enumerate(regions):
         if tuple(region.size) != size:
             raise ValueError(
-                f"region {index} is for an image of {region.size[1]}x{region.size[0]} px, this one has {size[1]}x{size[0]}; "
-                "make regions with size=(height, width) of the image"
+                f"region {index} is for an image of {region.size[1]}x{region.size[0]} px, "
+                f"this one has {size[1]}x{size[0]}; make regions with size=(height, width) of the image"
             )
 
 

@@ -56,11 +56,11 @@ def move(value, device):
 
 @dataclass(frozen=True, eq=False)
 class ImageState:
-    """What an image costs once, however many prompts follow: projected tokens, bridge features, maps to pool regions from."""
+    """What an image costs once, however many prompts follow."""
 
     tokens: Tensor  # float[I, N, D], in the language model's width
     features: Features
-    maps: tuple[Tensor, ...]  # float[I, C_i, h_i, w_i]
+    maps: tuple[Tensor, ...]  # float[I, C_i, h_i, w_i], to pool regions from
 
     def select(self, index: Tensor) -> ImageState:
         return ImageState(self.tokens[index], self.features.select(index), tuple(m[index] for m in self.maps))

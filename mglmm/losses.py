@@ -1,8 +1,8 @@
 """Losses of the family: token cross-entropy, and BCE + Dice on masks, with the published constants.
 
-Source: LISA `model/LISA.py` and MGLMM (identical constants): loss = 1.0 CE + 2.0 BCE + 0.5 Dice; CE is the mean over the
-labelled tokens of the batch, BCE the pixel mean of each mask, Dice uses scale 1000 and eps 1e-6; mask losses are averaged
-over all masks of the batch.
+Source: LISA `model/LISA.py` and MGLMM (identical constants): loss = 1.0 CE + 2.0 BCE + 0.5 Dice; CE is the mean over
+the labelled tokens of the batch, BCE the pixel mean of each mask, Dice uses scale 1000 and eps 1e-6; mask losses are
+averaged over all masks of the batch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model: LLaVA, a segmentation bridge, and the projection from `[SEG]` states to mask prompts.
 
-    pixels ──bridge.encode──▶ features ─────────────────────────────┐
-       └── CLIP, or the same features' tokens ──projector──▶ LLaMA ──▶ state that emits [SEG] ──MLP──▶ bridge.decode ──▶ mask
+    pixels ──bridge.encode──▶ features ────────────────────────────────────────────────────────────┐
+       └── CLIP, or the same features' tokens ─projector─▶ LLaMA ─▶ state that emits [SEG] ─MLP─▶ bridge.decode ─▶ mask
 
 Letters of shapes are in `inputs.py`. Sources: LISA (arXiv:2308.00692) section 3, MGLMM (AAAI'25).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedConfig,
@@ -39,8 +41,8 @@ FORMAT_VERSION = 1
 class MglmmConfig(PreTrainedConfig):
     """Everything a checkpoint needs to be built again; unknown keys are refused.
 
-    Exactly one of `sam_config` (transformers' SAM) and `small_config` (the small backbone) is given. `vision: clip` reads a
-    CLIP tower of its own; `vision: shared` reads the bridge's tokens, and the CLIP tower does not exist.
+    Exactly one of `sam_config` (transformers' SAM) and `small_config` (the small backbone) is given. `vision: clip`
+    reads a CLIP tower of its own; `vision: shared` reads the bridge's tokens, and the CLIP tower does not exist.
     """
 
     model_type = "mglmm"
@@ -61,26 +63,49 @@ class MglmmConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False  # as the language model; transformers reads it at the top
 
     def __post_init__(self, **kwargs: Any) -> None:
-        super().__post_init__(**refuse_unknown(self, kwargs))
         if self.format_version != FORMAT_VERSION:
             raise ValueError(
                 f"checkpoint format_version is {self.format_version}, this program reads {FORMAT_VERSION}; "
                 "use the mglmm release that wrote it"
             )
+        super().__post_init__(**refuse_unknown(self, kwargs))
         if self.vision not in ("clip", "shared"):
             raise ValueError(f"vision is {self.vision!r}; choose clip or shared")
         if self.read_offset not in (-1, 0):
-            raise ValueError(f"read_offset is {self.read_offset}; -1 reads the state that emits [SEG], 0 the state at it")
+            raise ValueError(
+                f"read_offset is {self.read_offset}; -1 reads the state that emits [SEG], 0 the state at it"
+            )
         if self.llava_config is not None and (self.sam_config is None) == (self.small_config is None):
             raise ValueError("give exactly one of sam_config and small_config")
 
     def llava(self) -> LlavaConfig:
-        return LlavaConfig(**{k: v for k, v in (self.llava_config or {}).items() if k not in ("model_type", "transformers_version")})
+        return LlavaConfig(
+            **{k: v for k, v in (self.llava_config or {}).items() if k not in ("model_type", "transformers_version")}
+        )
+
+    def language(self) -> LlamaConfig:
+        """Sizes of the language model."""
+        return cast(LlamaConfig, self.llava().text_config)
+
+    def tower(self) -> CLIPVisionConfig:
+        """Sizes of the CLIP tower; with a shared encoder only its width means something."""
+        return cast(CLIPVisionConfig, self.llava().vision_config)
+
+    @property
+    def tower_side(self) -> int:
+        """Side of the CLIP tower's square, px."""
+        return cast(int, self.tower().image_size)
+
+    @property
+    def tower_grid(self) -> int:
+        """Tokens along a side of the CLIP tower's square."""
+        return self.tower_side // cast(int, self.tower().patch_size)
 
     def bridge(self) -> SmallBridge | HfSam:
         """A fresh bridge of this config's sizes."""
         if self.small_config is not None:
-            return SmallBridge(SmallConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.small_config.items()}))
+            sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.small_config.items()}
+            return SmallBridge(SmallConfig(**sizes))
         sam = {k: v for k, v in (self.sam_config or {}).items() if k not in ("model_type", "transformers_version")}
         return HfSam.from_config(SamConfig(**sam), keep_tokens=self.vision == "shared")
 
@@ -89,7 +114,17 @@ class MglmmConfig(PreTrainedConfig):
         return int((self.llava_config or {})["image_token_index"])
 
 
-KNOWN_EXTRAS = {"model_type", "architectures", "name_or_path", "_name_or_path", "torch_dtype", "attn_implementation", "_commit_hash", "transformers_version"}
+KNOWN_EXTRAS = {
+    "model_type",
+    "architectures",
+    "name_or_path",
+    "_name_or_path",
+    "torch_dtype",
+    "attn_implementation",
+    "output_attentions",
+    "_commit_hash",
+    "transformers_version",
+}
 
 
 def refuse_unknown(config: MglmmConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +135,9 @@ def refuse_unknown(config: MglmmConfig, kwargs: dict[str, Any]) -> dict[str, Any
     for key in kwargs:
         if key not in own and not key.startswith("_"):
             near = difflib.get_close_matches(key, sorted(own), n=1)
-            raise ValueError(f"unknown key {key!r} in the model's config" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise ValueError(
+                f"unknown key {key!r} in the model's config" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
     return kwargs
 
 
@@ -125,20 +162,28 @@ class Mglmm(PreTrainedModel):
         if config.vision == "shared":
             self.llava.model.vision_tower = nn.Identity()
         self.bridge = config.bridge() if bridge is None else bridge
-        dim = llava.text_config.hidden_size
+        dim = config.language().hidden_size
         self.seg_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.bridge.prompt_dim))
-        self.region_encoder = MaskMean(self.map_channels(llava), dim)
+        self.region_encoder = MaskMean(self.map_channels(), dim)
+        for part in (llava_model, bridge):
+            for module in () if part is None else part.modules():
+                module._is_hf_initialized = True  # else `post_init` draws the weights of a SAM read from a .pth anew
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Parts that are not transformers' own keep torch's initialisation."""
 
-    def map_channels(self, llava: LlavaConfig) -> list[int]:
-        """Channels of the maps that regions are pooled from."""
-        if isinstance(self.bridge, SmallBridge):
-            c8, c4 = self.bridge.config.stem[2], self.bridge.config.stem[1]
-            return [self.bridge.config.dim, c8, c4]
-        return [llava.vision_config.hidden_size]
+    def map_channels(self) -> list[int]:
+        """Channels of the maps that regions are pooled from; see `region_maps`."""
+        if self.shares_skips:
+            small = cast(SmallBridge, self.bridge).config
+            return [small.dim, small.stem[2], small.stem[1]]
+        return [self.config.tower().hidden_size]
+
+    @property
+    def shares_skips(self) -> bool:
+        """Do regions see the bridge's maps of higher resolution: only where they lie in the language tokens' frame."""
+        return isinstance(self.bridge, SmallBridge) and self.config.vision == "shared"
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llava.get_input_embeddings()
@@ -155,20 +200,24 @@ class Mglmm(PreTrainedModel):
         if self.config.vision == "shared":
             cells = self.bridge.config.grid if isinstance(self.bridge, SmallBridge) else self.bridge.cells
             return cells**2
-        vision = self.config.llava().vision_config
-        return (vision.image_size // vision.patch_size) ** 2
+        return self.config.tower_grid**2
 
     def parameter_groups(self) -> dict[str, dict[str, nn.Parameter]]:
         """Every parameter by the name under which a recipe trains it; `mask_decoder` holds the prompt encoder too."""
         if isinstance(self.bridge, SmallBridge):
             encoder, heads = self.bridge.encoder, [self.bridge.prompt_encoder, self.bridge.mask_decoder]
         else:
-            encoder, heads = self.bridge.sam.vision_encoder, [self.bridge.sam.prompt_encoder, self.bridge.sam.mask_decoder]
+            encoder, heads = (
+                self.bridge.sam.vision_encoder,
+                [self.bridge.sam.prompt_encoder, self.bridge.sam.mask_decoder],
+            )
         llava = self.llava.model
         fixed = "shared_embedding"  # SAM's random positional matrix is a buffer upstream
         groups = {
             "encoder": dict(encoder.named_parameters()),
-            "mask_decoder": {f"{i}.{k}": p for i, m in enumerate(heads) for k, p in m.named_parameters() if fixed not in k},
+            "mask_decoder": {
+                f"{i}.{k}": p for i, m in enumerate(heads) for k, p in m.named_parameters() if fixed not in k
+            },
             "vision_tower": dict(llava.vision_tower.named_parameters()),
             "projector": dict(llava.multi_modal_projector.named_parameters()),
             "language_model": {
@@ -191,7 +240,9 @@ class Mglmm(PreTrainedModel):
             ValueError: the CLIP pixels are missing or given without need.
         """
         if (clip_pixels is None) != (self.config.vision == "shared"):
-            raise ValueError(f"vision is {self.config.vision}: clip_pixels must {'not ' * (clip_pixels is not None)}be given")
+            raise ValueError(
+                f"vision is {self.config.vision}: clip_pixels must {'not ' * (clip_pixels is not None)}be given"
+            )
         trained = any(parameter.requires_grad for parameter in self.parameter_groups()["encoder"].values())
         with contextlib.nullcontext() if trained else torch.no_grad():
             features = self.bridge.encode(pixels.to(self.dtype))
@@ -213,9 +264,10 @@ class Mglmm(PreTrainedModel):
         return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
 
     def region_maps(self, features: Features, raw: Tensor) -> tuple[Tensor, ...]:
+        """Maps float[I, C_i, h_i, w_i] over the frame of the language tokens: these, then skips of stride 8 and 4."""
         side = round(raw.shape[1] ** 0.5)
         grid = raw.transpose(1, 2).unflatten(2, (side, side))
-        return (grid, *features.skips[:2]) if isinstance(self.bridge, SmallBridge) else (grid,)
+        return (grid, *features.skips[:2]) if self.shares_skips else (grid,)
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor | None, regions: Tensor) -> Tensor:
         """Ids to inputs float[R, L, D]; image tokens float[R, N, D] and regions float[G, D] take their places in order.
@@ -230,7 +282,9 @@ class Mglmm(PreTrainedModel):
             place = input_ids == token
             flat = vectors.reshape(-1, vectors.shape[-1])
             if int(place.sum()) != len(flat):
-                raise ValueError(f"{int(place.sum())} placeholders of token {token}, but {len(flat)} vectors to put there")
+                raise ValueError(
+                    f"{int(place.sum())} placeholders of token {token}, but {len(flat)} vectors to put there"
+                )
             embeds = embeds.masked_scatter(place[..., None], flat.to(embeds.dtype))
         return embeds
 
@@ -240,7 +294,10 @@ class Mglmm(PreTrainedModel):
         regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image)
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
         hidden = self.llava.model.language_model(
-            inputs_embeds=embeds, attention_mask=visible(batch.segments), position_ids=batch.position_ids, use_cache=False
+            inputs_embeds=embeds,
+            attention_mask=visible(batch.segments),
+            position_ids=batch.position_ids,
+            use_cache=False,
         ).last_hidden_state
         labelled = (batch.labels[:, 1:] != IGNORE) & (batch.segments[:, 1:] == batch.segments[:, :-1])
         token_logits = self.llava.lm_head(hidden[:, :-1][labelled])

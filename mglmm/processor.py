@@ -1,7 +1,7 @@
 """Images, regions and text to what the model reads; saved beside the weights.
 
 Two frames: the bridge's square (longest side, padded right and bottom) and, with a CLIP tower, CLIP's own square.
-CLIP's pixels come from transformers' PIL image processor by name, so that they are the same with and without torchvision.
+CLIP's pixels come from transformers' PIL image processor by name: the same with and without torchvision.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mglmm_data.sample import Region, Sample
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
@@ -24,6 +23,7 @@ from mglmm.formats import prompt_format
 from mglmm.inputs import Batch
 from mglmm.model import MglmmConfig
 from mglmm.tokens import LiteralTokenizer, special_ids
+from mglmm_data.sample import Region, Sample
 from sam_bridge import small
 from sam_bridge.bridge import preprocess
 from sam_bridge.canvas import Canvas, Size
@@ -51,11 +51,15 @@ class MglmmProcessor:
         self.ids = special_ids(tokenizer)
         for name, found in (("seg_token_id", self.ids.seg), ("region_token_id", self.ids.region)):
             if getattr(config, name) != found:
-                raise ValueError(f"the config's {name} is {getattr(config, name)}, the tokenizer's {found}; they must agree")
+                raise ValueError(
+                    f"the config's {name} is {getattr(config, name)}, the tokenizer's {found}; they must agree"
+                )
         if config.image_token_id != self.ids.image:
             raise ValueError(f"the config's image token is {config.image_token_id}, the tokenizer's {self.ids.image}")
         if (clip is None) != (config.vision == "shared"):
-            raise ValueError(f"vision is {config.vision}: a CLIP image processor must {'not ' * (clip is not None)}be given")
+            raise ValueError(
+                f"vision is {config.vision}: a CLIP image processor must {'not ' * (clip is not None)}be given"
+            )
         self.literal = LiteralTokenizer(tokenizer)
         self.form = prompt_format(config.prompt_format)
         if config.small_config is not None:
@@ -68,8 +72,7 @@ class MglmmProcessor:
             self.side, grid = int(vision["image_size"]), int(vision["image_size"]) // int(vision["patch_size"])
             self.mask_side, self.mean, self.std = 4 * grid, PIXEL_MEAN, PIXEL_STD
         if clip is not None:
-            tower = config.llava().vision_config
-            grid = tower.image_size // tower.patch_size
+            grid = config.tower_grid
         self.encoder = Encoder(self.literal, self.ids, self.form, grid**2)
 
     def canvas(self, size: Size) -> Canvas:
@@ -84,7 +87,7 @@ class MglmmProcessor:
         """
         if self.clip is None:
             return self.canvas(size)
-        return Canvas.pad_square(size, int(self.config.llava().vision_config.image_size))
+        return Canvas.pad_square(size, self.config.tower_side)
 
     def pixels(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
         """uint8[H, W, 3] images to the bridge's float[I, 3, S, S], CLIP's float[I, 3, s, s] or None, and canvases."""
@@ -145,11 +148,15 @@ class MglmmProcessor:
         masks = [
             canvases[i].masks(samples[i].regions[r].mask[None], (size, size))[0] for i, r in chosen if not original
         ]
+        padded = pad_rows(rows, self.ids.pad)
         batch = Batch(
             pixels=pixels,
             clip_pixels=clip,
             row_image=torch.tensor(row_image),
-            **pad_rows(rows, self.ids.pad),
+            input_ids=padded["input_ids"],
+            labels=padded["labels"],
+            position_ids=padded["position_ids"],
+            segments=padded["segments"],
             region_masks=self.coverage([samples[i].regions[r] for i, r in given]),
             region_image=torch.tensor([i for i, _ in given], dtype=torch.long),
             picked=torch.tensor(picked, dtype=torch.long),

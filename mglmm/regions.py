@@ -1,7 +1,7 @@
 """Regions in: a region of the image becomes one vector in the token stream, by the mean of features under its mask.
 
-G regions, D the language model's width. Points and scribbles come as small discs (see `mglmm_data.sample.POINT_RADIUS`),
-so that every kind of region is a coverage map here.
+G regions, D the language model's width. Points and scribbles come as small discs (see
+`mglmm_data.sample.POINT_RADIUS`), so that every kind of region is a coverage map here.
 """
 
 from __future__ import annotations

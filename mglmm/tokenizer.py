@@ -1,7 +1,8 @@
 """The bundled tokenizer: byte-fallback BPE, at most 2,048 ids, digits single; frozen under a name.
 
-Nothing encodes to an unknown token: what the vocabulary lacks falls back to bytes. Some rows are reserved, so that later
-markers need no new embedding. It was trained once on the world's text and public category names (`tools/train_tokenizer.py`).
+Nothing encodes to an unknown token: what the vocabulary lacks falls back to bytes. Some rows are reserved, so that
+later markers need no new embedding. It was trained once on the world's text and public category names
+(`tools/train_tokenizer.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import cast
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -20,15 +22,16 @@ LIMIT = 2048
 NUM_RESERVED = 32
 CONTROL = ("<pad>", "<s>", "</s>")
 
-# The 80 object names of COCO (Lin et al. 2014), a public list, and part names of Car-Parts: words users are likely to ask for.
+# The 80 object names of COCO (Lin et al. 2014), a public list, and part names of Car-Parts: words users may ask for.
 PUBLIC_NAMES = (
-    "person bicycle car motorcycle airplane bus train truck boat traffic light fire hydrant stop sign parking meter bench bird "
-    "cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard sports "
-    "ball kite baseball bat glove skateboard surfboard tennis racket bottle wine glass cup fork knife spoon bowl banana apple "
-    "sandwich orange broccoli carrot hot dog pizza donut cake chair couch potted plant bed dining table toilet tv laptop mouse "
-    "remote keyboard cell phone microwave oven toaster sink refrigerator book clock vase scissors teddy bear hair drier "
-    "toothbrush building sidewalk fence pole sky tree pavement bumper back front left right door glass light hood mirror "
-    "tailgate trunk wheel people man woman child"
+    "person bicycle car motorcycle airplane bus train truck boat traffic light fire hydrant stop sign parking "
+    "meter bench bird cat dog horse sheep cow elephant bear zebra giraffe backpack umbrella handbag tie suitcase "
+    "frisbee skis snowboard sports ball kite baseball bat glove skateboard surfboard tennis racket bottle wine "
+    "glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot dog pizza donut cake chair "
+    "couch potted plant bed dining table toilet tv laptop mouse remote keyboard cell phone microwave oven toaster "
+    "sink refrigerator book clock vase scissors teddy bear hair drier toothbrush building sidewalk fence pole sky "
+    "tree pavement bumper back front left right door glass light hood mirror tailgate trunk wheel people man "
+    "woman child"
 )
 
 
@@ -66,6 +69,6 @@ def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """16 hex digits over vocabulary, merges and added tokens: what a checkpoint's rows mean."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    model = json.loads(cast(Tokenizer, tokenizer.backend_tokenizer).to_str())["model"]
     content = [sorted(model["vocab"].items()), model.get("merges", []), sorted(added_tokens(tokenizer).items())]
     return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()[:16]

@@ -1,21 +1,23 @@
 """Special tokens: how they are spelt, that each is one id, and the tokenizer that knows none of them.
 
-Text of a user or a data set is encoded by `LiteralTokenizer`, a copy of the model's tokenizer without any added token: a
-user who types `[SEG]` gets letters. (`split_special_tokens` does not help for plain added tokens, and a chat template
-turns typed markers into real ids: both were tried.) Ids of markers are placed by `encode`, nowhere else.
+Text of a user or a data set is encoded by `LiteralTokenizer`, a copy of the model's tokenizer without any added token:
+who types `[SEG]` gets letters. (`split_special_tokens` does not help for plain added tokens, and a chat template turns
+typed markers into real ids: both were tried.) Ids of markers are placed by `encode`, nowhere else.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 IMAGE, SEG, PHRASE_OPEN, PHRASE_CLOSE, REGION = "<image>", "[SEG]", "<p>", "</p>", "<region>"
 MARKERS = (IMAGE, SEG, PHRASE_OPEN, PHRASE_CLOSE, REGION)
+BLANK = "▁"  # how a vocabulary writes a blank
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,26 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
             raise ValueError(f"the tokenizer has no token {marker!r}; call mglmm.tokens.add_markers(tokenizer) first")
         found[marker] = vocab[marker]
         if tokenizer.convert_ids_to_tokens(found[marker]) != marker:
-            raise ValueError(f"marker {marker!r} does not come back from id {found[marker]}; the tokenizer is inconsistent")
+            raise ValueError(
+                f"marker {marker!r} does not come back from id {found[marker]}; the tokenizer is inconsistent"
+            )
     if len(set(found.values())) != len(MARKERS):
         raise ValueError(f"markers share ids: {found}; each needs one of its own")
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    bos, eos = cast(int | None, tokenizer.bos_token_id), cast(int | None, tokenizer.eos_token_id)
     if bos is None or eos is None:
-        raise ValueError(f"the tokenizer has bos {tokenizer.bos_token!r} and eos {tokenizer.eos_token!r}; it needs both")
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos
-    return SpecialIds(bos, eos, pad, *(found[marker] for marker in MARKERS))
+        raise ValueError(
+            f"the tokenizer has bos {tokenizer.bos_token!r} and eos {tokenizer.eos_token!r}; it needs both"
+        )
+    pad = cast(int | None, tokenizer.pad_token_id)
+    return SpecialIds(bos, eos, eos if pad is None else pad, *(found[marker] for marker in MARKERS))
 
 
 class LiteralTokenizer:
     """Text to ids and back without special tokens; `decode(encode(text)) == text` for byte-fallback vocabularies.
 
-    A copy of the tokenizer's pipeline without added tokens, without template, and without the blank that Llama puts before
-    every text: pieces of a prompt are encoded one by one, and their blanks are their own.
+    A copy of the tokenizer's pipeline without added tokens, without template, and without the blank that Llama puts
+    before every text: pieces of a prompt are encoded one by one, and their blanks are their own. The letter that stands
+    for a blank inside the vocabulary (U+2581) is written in bytes, so that a typed one stays itself.
 
     Raises:
         ValueError: text that spells a marker yields the marker's id even so.
@@ -89,21 +96,45 @@ class LiteralTokenizer:
         self.backend = Tokenizer.from_str(json.dumps(data))
         self.num_ids = len(tokenizer)
         self.special = {token: index for index, token in sorted((i, t) for t, i in added_tokens(tokenizer).items())}
+        vocab = self.backend.get_vocab()
+        self.bytes = {index: token for token, index in vocab.items() if re.fullmatch(r"<0x[0-9A-F]{2}>", token)}
+        named = [vocab.get(f"<0x{byte:02X}>") for byte in BLANK.encode()]
+        self.blank = [index for index in named if index is not None] if None not in named else []
         for token, index in self.special.items():
             if index in self.encode(token):
-                raise ValueError(f"text {token!r} yields the special id {index} even without added tokens; rename the token")
+                raise ValueError(
+                    f"text {token!r} yields the special id {index} even without added tokens; rename the token"
+                )
 
     def encode(self, text: str) -> list[int]:
+        if self.blank and BLANK in text:
+            first, *rest = map(self.encode, text.split(BLANK))
+            return first + [index for piece in rest for index in (*self.blank, *piece)]
         return self.backend.encode(text, add_special_tokens=False).ids if text else []
 
     def decode(self, ids: list[int]) -> str:
         """Ids of plain text; special ids must be taken out before."""
-        return self.backend.decode(ids, skip_special_tokens=False) if ids else ""
+        pieces: list[list[int]] = [[]]
+        for index in ids:
+            pieces[-1].append(index)
+            if self.blank and pieces[-1][-3:] == self.blank:
+                pieces[-1] = pieces[-1][:-3]
+                pieces.append([])
+        return BLANK.join(self.backend.decode(piece, skip_special_tokens=False) for piece in pieces)
+
+    def spelling(self, letters: str) -> dict[int, str]:
+        """Ids of the plain vocabulary that are spelt with these letters only, and their text."""
+        found = {}
+        for token, index in self.backend.get_vocab().items():
+            text = chr(int(token[3:5], 16)) if index in self.bytes else token.replace(BLANK, " ")
+            if index not in self.special.values() and set(text) <= set(letters):
+                found[index] = text
+        return found
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Every special or added token and its id."""
-    added = dict(tokenizer.get_added_vocab())
+    added: dict[str, int] = dict(cast(Any, tokenizer).get_added_vocab())
     for token, index in zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True):
         added.setdefault(str(token), index)
     return added

@@ -144,6 +144,8 @@ def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, 
 def _stand_in(prompts: Prompts) -> Rows:
     """One row for the first image, of the kind the batch would have had: a language state of zeros, or else a box."""
     zero = torch.zeros(1, dtype=torch.long, device=prompts.valid.device)
-    embeds = None if prompts.embeds is None else prompts.embeds.new_zeros((1, *prompts.embeds.shape[2:]))
+    embeds = None
+    if prompts.embeds is not None:  # plus the sum of nothing, so that what projects the states is in the graph too
+        embeds = prompts.embeds.new_zeros((1, *prompts.embeds.shape[2:])) + prompts.embeds.flatten()[:0].sum()
     box = torch.zeros(1, 4, device=prompts.valid.device) if embeds is None else None
     return Rows(image=zero, slot=zero, points=None, labels=None, boxes=box, masks=None, embeds=embeds)

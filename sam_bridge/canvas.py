@@ -11,6 +11,7 @@ LLaVA `mm_utils.py` (expand2square).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -186,6 +187,7 @@ def _check(size: Size) -> None:
         raise ValueError(f"the image is of size {size} (height, width); both sides must be at least 1 px")
 
 
+@lru_cache(maxsize=64)
 def _overlap(cells: int, extent: float, pixels: int, origin: int) -> Tensor:
     """float32[cells, pixels]: share of cell i (of `cells` over `extent` px) on pixel j; pixel 0 begins at `origin`."""
     edges = torch.linspace(0, extent, cells + 1, dtype=torch.float64)

@@ -51,6 +51,8 @@ class HfSam(nn.Module):
         sam.shared_image_embedding.requires_grad_(False)
         sam.prompt_encoder.shared_embedding.requires_grad_(False)
         self.sam = sam
+        # A transformers model that holds this one gathers the weights it ties from its children by this name.
+        self.all_tied_weights_keys = {f"sam.{key}": f"sam.{tied}" for key, tied in sam.all_tied_weights_keys.items()}
         self.keep_tokens = keep_tokens
         self.side = cast(int, vision.image_size)
         self.prompt_dim = prompt.hidden_size

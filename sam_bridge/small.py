@@ -1,8 +1,8 @@
 """The small backbone of the bundled model: convolution stem, ViT, and a mask decoder that sees high-resolution skips.
 
 Same interface as `sam.HfSam`. Layout after SAM 2 (arXiv:2408.00714, section 4) and HQ-SAM (arXiv:2306.01567): maps of
-stride 2, 4 and 8 join the mask decoder's upscaling. The prompt encoder and the two-way transformer are transformers' SAM
-modules. B images, K prompts an image, N = g * g tokens, g = side / 16; D token width, C prompt width.
+stride 2, 4 and 8 join the mask decoder's upscaling. The prompt encoder and the two-way transformer are transformers'
+SAM modules. B images, K prompts an image, N = g * g tokens, g = side / 16; D token width, C prompt width.
 """
 
 from __future__ import annotations
@@ -125,6 +125,23 @@ class PixelEncoder(nn.Module):
         return Features(embedding=self.neck(map16), tokens=tokens, skips=(s8, s4, s2))
 
 
+def soft_box(box: Tensor, cells: int) -> Tensor:
+    """Boxes float[P, 4] (centre, size, shares) as maps float[P, 3, cells, cells]: inside (0..1), and x, y relative to it."""
+    at = (torch.arange(cells, device=box.device) + 0.5) / cells
+    sharp = 1.5 * cells  # the edge is about one cell wide
+
+    def along(centre: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+        offset = at - centre[:, None]
+        inside = torch.sigmoid((offset + size[:, None] / 2) * sharp) * torch.sigmoid(
+            (size[:, None] / 2 - offset) * sharp
+        )
+        return inside, (offset / size[:, None].clamp_min(0.5 / cells)).clamp(-2, 2)
+
+    (inside_x, x), (inside_y, y) = along(box[:, 0], box[:, 2]), along(box[:, 1], box[:, 3])
+    inside = inside_y[:, :, None] * inside_x[:, None, :]
+    return torch.stack([inside, inside * x[:, None, :], inside * y[:, :, None]], 1)
+
+
 class SkipMaskDecoder(nn.Module):
     """SAM's two-way decoder whose upscaling 16 -> 8 -> 4 -> 2 adds the encoder's skips; one mask a prompt."""
 
@@ -150,26 +167,41 @@ class SkipMaskDecoder(nn.Module):
         self.hyper = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.hyper_out = nn.Linear(dim, dim // 8)
         self.quality = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
+        # Where to look: a box read from the prompt, drawn softly into every resolution (our addition; a small decoder
+        # learns to follow coordinates in a token only slowly).
+        self.where = nn.Sequential(nn.Linear(2 * dim, dim), nn.GELU(), nn.Linear(dim, 4))
+        self.place16, self.place8 = nn.Conv2d(3, dim, 1, bias=False), nn.Conv2d(3, dim // 2, 1, bias=False)
+        self.place4 = nn.Conv2d(3, dim // 4, 1, bias=False)
+        self.gate = nn.Parameter(torch.tensor(3.0))
+        # What to look for: one embedding per stride-4 pixel, shared by all prompts of an image (MaskFormer's head).
+        self.pixel = nn.Sequential(nn.Conv2d(c4, dim, 1), nn.GELU(), nn.Conv2d(dim, dim // 2, 1))
+        self.pixel_out = nn.Linear(dim, dim // 2)
+        for zero in (self.place16, self.place8, self.place4, self.pixel_out):
+            nn.init.zeros_(zero.weight)
+        nn.init.zeros_(self.pixel_out.bias)
 
     def forward(
         self, features: Features, image_PE: Tensor, index: Tensor, sparse: Tensor, dense: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """P prompts of any images in one call.
 
         Args:
             features: of B images.
             image_PE: float[1, C, g, g], positional code of the grid.
             index: int[P], the image of each prompt.
-            sparse: float[P, T, C] prompt tokens.
+            sparse: float[P, T, C] prompt tokens, T at least 2.
             dense: float[P, C, g, g] to add to the image, or None.
 
         Returns:
-            mask logits float[P, side/2, side/2] and predicted IoU float[P].
+            mask logits float[P, side/2, side/2], predicted IoU float[P], and where it looked, boxes float[P, 4]
+            (centre x, y, width, height, shares of the side).
         """
-        count = index.shape[0]
+        count, grid = index.shape[0], features.embedding.shape[-1]
+        box = self.where(sparse[:, :2].flatten(1)).float().sigmoid()
         skip8, skip4, skip2 = (conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         image = features.embedding.index_select(0, index)
         image = image if dense is None else image + dense
+        image = image + self.place16(soft_box(box, grid))
         tokens = torch.cat([self.output_tokens.weight.expand(count, -1, -1).to(sparse.dtype), sparse], 1)[:, None]
         tokens, image = self.transformer(
             point_embeddings=tokens,
@@ -177,14 +209,17 @@ class SkipMaskDecoder(nn.Module):
             image_positional_embeddings=image_PE.expand(count, -1, -1, -1),
             attention_similarity=None,
         )
-        grid = features.embedding.shape[-1]
         image = image[:, 0].transpose(1, 2).reshape(count, -1, grid, grid)
-        x8 = F.gelu(self.norm8(self.up8(image) + skip8.index_select(0, index)))
-        x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index))
+        x8 = F.gelu(self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid)))
+        x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid)))
         x2 = F.gelu(self.up2(x4) + skip2.index_select(0, index))
-        kernel = self.hyper_out(self.hyper(tokens[:, 0, 1]))
-        logits = torch.einsum("pc,pchw->phw", kernel, x2)
-        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0]
+        hidden = self.hyper(tokens[:, 0, 1])
+        logits = torch.einsum("pc,pchw->phw", self.hyper_out(hidden), x2)
+        pixel = self.pixel(features.skips[1]).index_select(0, index)
+        coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
+        logits = logits + F.interpolate(coarse[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
+        logits = logits + self.gate * (soft_box(box, 8 * grid)[:, 0] - 1)
+        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], box
 
     @property
     def skips(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
@@ -198,9 +233,10 @@ class SmallBridge(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = PixelEncoder(config)
+        vision: dict[str, Any] = {"num_pos_feats": config.prompt_dim // 2, "scale": 1.0}  # 384 otherwise: noise
         self.prompt_encoder = SamPromptEncoder(
             SamConfig(
-                vision_config=SamVisionConfig(num_pos_feats=config.prompt_dim // 2, scale=1.0).to_dict(),
+                vision_config=SamVisionConfig(**vision).to_dict(),
                 prompt_encoder_config=SamPromptEncoderConfig(
                     hidden_size=config.prompt_dim, image_size=config.side, patch_size=PATCH
                 ).to_dict(),
@@ -244,12 +280,12 @@ class SmallBridge(nn.Module):
 
     def decode_flat(
         self, features: Features, index: Tensor, sparse: Tensor, dense: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Prompt tokens float[P, T, C], image index int[P] -> logits float[P, q, q], predicted IoU float[P]."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Prompt tokens float[P, T, C], image index int[P] -> logits float[P, q, q], predicted IoU float[P], boxes [P, 4]."""
         return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense)
 
     def state_tokens(self, states: Tensor) -> Tensor:
-        """Language states float[..., C] to prompt tokens float[..., 2, C]: the state, and SAM's "not a point" beside it.
+        """Language states float[..., C] to prompt tokens float[..., 2, C]: the state, and SAM's "not a point".
 
         Points come padded with the same token in SAM, so every prompt of this backbone has at least two.
         """
@@ -257,13 +293,30 @@ class SmallBridge(nn.Module):
         return torch.stack([states, nothing.expand(states.shape)], -2)
 
     def decode(self, features: Features, prompts: Prompts, multimask: bool = False) -> Masks:
-        """One mask a prompt: logits float[B, K, 1, side/2, side/2] and predicted IoU float[B, K, 1]."""
+        """One mask a prompt: logits float[B, K, 1, side/2, side/2] and predicted IoU float[B, K, 1].
+
+        Raises:
+            ValueError: prompts of other images, of another width, or masks of another side than this model's.
+        """
         if multimask:
             raise ValueError("the small backbone decodes one mask a prompt; call it with multimask=False")
+        if len(features) != len(prompts.valid):
+            raise ValueError(
+                f"features of {len(features)} images, prompts for {len(prompts.valid)}; give one row per image"
+            )
+        if prompts.embeds is not None and prompts.embeds.shape[-1] != self.prompt_dim:
+            raise ValueError(
+                f"language prompts are {prompts.embeds.shape[-1]} wide, this decoder takes {self.prompt_dim}"
+            )
+        wanted = (4 * self.config.grid, 4 * self.config.grid)
+        if prompts.masks is not None and tuple(prompts.masks.shape[-2:]) != wanted:
+            raise ValueError(
+                f"mask prompts are {tuple(prompts.masks.shape[-2:])}, this decoder takes {wanted}; resize them first"
+            )
 
         def decode_rows(rows: Rows) -> tuple[Tensor, Tensor]:
             dense = None if rows.masks is None else self.prompt_encoder.mask_embed(rows.masks)
-            logits, quality = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
+            logits, quality, _ = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
             return logits[:, None], quality[:, None]
 
         return decode_ragged(prompts, decode_rows)

@@ -49,8 +49,8 @@ class LoadedImage:
         return int(self.pixels.shape[0]), int(self.pixels.shape[1])
 
 
-def load_image(image: ImageLike) -> LoadedImage:
-    """Load a picture from a path, a Pillow image or an array.
+def load_image(image: ImageLike | LoadedImage) -> LoadedImage:
+    """Load a picture from a path, a Pillow image or an array; one that is loaded stays as it is.
 
     Returns:
         `uint8[H, W, 3]` RGB with EXIF rotation applied, alpha laid over white, 16 bits scaled to 8 (65535 becomes 255).
@@ -59,6 +59,8 @@ def load_image(image: ImageLike) -> LoadedImage:
         ImageError: the file is missing, empty, truncated, not an image, too small or too large, or its pixels are of a
             kind with no agreed range (32-bit integers, floats).
     """
+    if isinstance(image, LoadedImage):
+        return image
     if isinstance(image, (str, Path)):
         return _from_file(Path(image))
     if isinstance(image, Image.Image):

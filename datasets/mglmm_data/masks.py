@@ -58,7 +58,9 @@ def from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
     """
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon needs at least 3 points (6 numbers, in pairs); this one has {len(polygon)} numbers")
+            raise ValueError(
+                f"a polygon needs at least 3 points (6 numbers, in pairs); this one has {len(polygon)} numbers"
+            )
     if not polygons:
         return np.zeros(size, bool)
     rles = coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from mglmm_data.mixture import Mixture
-from mglmm_data.registry import make_source
-from mglmm_data.sample import Sample
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -17,6 +15,9 @@ from mglmm.config import StageConfig
 from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS
+from mglmm_data.mixture import Mixture
+from mglmm_data.registry import make_source
+from mglmm_data.sample import Sample
 
 
 class GroundingData:
@@ -77,7 +78,9 @@ def attributes_of(batch: Batch, samples: list[Sample]) -> dict[str, Tensor]:
         head = words.split()
         whole = (owner or words).split()
         if not head or whole[-1] not in NOUNS:
-            raise ValueError(f"region label {region.label!r} of {samples[image].id} is not of the world; set distill: 0")
+            raise ValueError(
+                f"region label {region.label!r} of {samples[image].id} is not of the world; set distill: 0"
+            )
         noun.append(NOUNS.index(whole[-1]))
         part.append(PARTS.index(head[-1]) if owner else 0)
         named = [word for word in (head if not owner else head[:-1]) if word in COLOR_NAMES]
@@ -93,7 +96,11 @@ def attributes_of(batch: Batch, samples: list[Sample]) -> dict[str, Tensor]:
 
 
 class Steps(Dataset):
-    """A callable of the step as a map-style data set, for a DataLoader's workers."""
+    """A callable of the step as a map-style data set, for a DataLoader's workers.
+
+    A `ValueError` (a damaged image, say) is handed over instead of raised: a worker that raises turns its sentence into
+    a traceback in the main process. Where it happened travels along as a note.
+    """
 
     def __init__(self, data: Any, length: int):
         self.data, self.length = data, length
@@ -102,7 +109,11 @@ class Steps(Dataset):
         return self.length
 
     def __getitem__(self, step: int) -> Any:
-        return self.data(step)
+        try:
+            return self.data(step)
+        except ValueError as error:
+            error.add_note(traceback.format_exc())
+            return error
 
 
 def one_thread(_worker: int) -> None:
@@ -111,5 +122,3 @@ def one_thread(_worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-
-

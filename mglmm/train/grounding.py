@@ -58,7 +58,10 @@ def mask_losses(out: Output, batch: Batch) -> dict[str, Tensor]:
     if not len(logits):
         return {"bce": logits.sum(), "dice": logits.sum()}
     if not batch.originals:
-        return {"bce": bce_loss(logits, batch.mask_targets).mean(), "dice": dice_loss(logits, batch.mask_targets).mean()}
+        return {
+            "bce": bce_loss(logits, batch.mask_targets).mean(),
+            "dice": dice_loss(logits, batch.mask_targets).mean(),
+        }
     bce, dice = [], []
     images = [batch.target_regions[int(number)][0] for number in batch.picked]
     for image, logit, target in zip(images, logits, batch.originals, strict=True):

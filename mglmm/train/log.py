@@ -30,7 +30,14 @@ class Log:
             self.wandb = wandb.init(project="mglmm", name=folder.name, dir=folder, config=config.model_dump())
 
     def step(
-        self, stage: StageConfig, step: int, values: dict[str, float], rate: float, norm: float, seconds: float, left: int
+        self,
+        stage: StageConfig,
+        step: int,
+        values: dict[str, float],
+        rate: float,
+        norm: float,
+        seconds: float,
+        left: int,
     ) -> None:
         for name, value in {**values, "grad_norm": norm}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,11 +1,12 @@
 """The training loop: stages in order, resumable at any step with the same losses as without the stop.
 
-Data, picks and learning rates are functions of the step; model, optimizers and the pre-training heads are saved. Runs in one
-process or under `torchrun` / `accelerate launch tools/train.py`.
+Data, picks, dropout and learning rates are functions of the step; model, optimizers and the pre-training heads are
+saved. Runs in one process or under `torchrun` / `accelerate launch tools/train.py`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -25,8 +27,10 @@ from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.train.data import GroundingData, Steps, one_thread
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.log import Log
-from mglmm.train.optim import build_optimizers, gradient_norm, set_rates
+from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
+from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
+from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
 
 
@@ -43,7 +47,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, name: str):
         from accelerate import Accelerator
-        from accelerate.utils import InitProcessGroupKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.config = config
         self.folder = Path(config.output_dir) if config.output_dir else runs_dir() / name
@@ -53,21 +57,34 @@ class Trainer:
         self.accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="bf16" if config.bf16 else "no",
-            kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if several and not cuda else [],
+            # A language prompt leaves SAM's geometric prompts and quality head without gradient, whatever the batch.
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+                *([InitProcessGroupKwargs(backend="gloo")] if several and not cuda else []),
+            ],
         )
         self.model, self.processor = load_or_build(config)
+        self.before = tuple(self.model.config.trained_on or ())
         if config.lora is not None:
-            add_lora(self.model, config)
+            ids = self.processor.ids
+            add_lora(self.model, config.lora, (ids.seg, ids.phrase_open, ids.phrase_close, ids.region))
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
         self.stage_index, self.step = 0, 0
         self.left_out = 0
         self.saved_optimizers: list[dict[str, Any]] | None = None
         self.resume()
+        self.check()
         self.log = Log(self.folder, config, self.accelerator.is_main_process)
 
     def run(self, until: int | None = None) -> Path:
         """Train all stages (or up to `until` steps in this call); returns the folder of the checkpoint."""
-        budget = math.inf if until is None else until
+        try:
+            self.run_stages(math.inf if until is None else until)
+        finally:
+            self.log.close()
+        return self.folder / "last" / "model"
+
+    def run_stages(self, budget: float) -> None:
         for index in range(self.stage_index, len(self.config.stages)):
             self.stage_index = index
             stage = self.config.stages[index]
@@ -75,14 +92,12 @@ class Trainer:
                 budget -= 1
                 if budget <= 0 and self.step < stage.max_steps:
                     self.save()
-                    return self.folder / "last" / "model"
+                    return
             self.stage_index, self.step = index + 1, 0
             self.saved_optimizers = None
             self.save()
             if budget <= 0:
                 break
-        self.log.close()
-        return self.folder / "last" / "model"
 
     def run_stage(self, stage: StageConfig) -> Iterator[int]:
         """The steps of one stage from `self.step` on; yields after each."""
@@ -101,6 +116,9 @@ class Trainer:
             for micro in range(accumulate):
                 batch, left_out = next(loader)
                 self.left_out += left_out
+                torch.manual_seed(
+                    hash((self.config.seed, self.stage_index, step, micro, self.accelerator.process_index))
+                )
                 with self.accelerator.no_sync(module) if micro < accumulate - 1 else self.accelerator.autocast():
                     with self.accelerator.autocast():
                         losses = module(batch.to(self.accelerator.device))
@@ -126,6 +144,16 @@ class Trainer:
             self.remember(optimizers)
             yield self.step
 
+    def check(self) -> None:
+        """Find what is wrong with any stage now, not hours later when it begins.
+
+        Raises:
+            ValueError: a stage does not fit the model, or one of its sources cannot be read.
+        """
+        for stage in self.config.stages[self.stage_index :]:
+            _, _, groups, _ = self.stage_parts(stage)
+            check_groups(groups, stage)
+
     def stage_parts(
         self, stage: StageConfig
     ) -> tuple[nn.Module, Callable[[int], tuple[Any, int]], dict[str, dict[str, nn.Parameter]], dict[str, float]]:
@@ -133,14 +161,16 @@ class Trainer:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         groups = self.model.parameter_groups()
         if self.config.lora is not None:
-            groups = split_lora(groups)
+            groups = split_lora(self.model, groups)
         if self.pixels is not None:
             groups["heads"] = dict(self.pixels.heads.named_parameters())
             groups["semantic"] = dict(self.pixels.semantic.named_parameters())
         if stage.kind == "pixels":
             if self.pixels is None:
                 raise ValueError(f"stage {stage.name!r} is of kind pixels, which only the small backbone has")
-            pixel_data = PixelData(self.config.seed, stage.per_device_train_batch_size, self.processor.side)
+            pixel_data = PixelData(
+                self.config.seed, stage.per_device_train_batch_size, self.processor.side, stage.prompts_per_image
+            )
             return self.pixels, lambda step: (pixel_data(step, rank, world), 0), groups, WEIGHTS
         semantic = self.pixels.semantic if self.pixels is not None else None
         module = GroundingTraining(self.model, stage.losses, semantic)
@@ -148,20 +178,26 @@ class Trainer:
         return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
 
     def loader(self, data: Callable[[int], Any], stage: StageConfig) -> Iterator[Any]:
-        """Batches from the current step on, drawn ahead by workers."""
+        """Batches from the current step on, drawn ahead by workers.
+
+        Raises:
+            ValueError: a sample cannot be read; the message names its file.
+        """
         accumulate, workers = stage.gradient_accumulation_steps, self.config.dataloader_num_workers
         first, last = self.step * accumulate, stage.max_steps * accumulate
-        return iter(
-            DataLoader(
-                Steps(data, last),
-                batch_size=None,
-                sampler=range(first, last),
-                num_workers=workers,
-                prefetch_factor=4 if workers else None,
-                worker_init_fn=one_thread if workers else None,
-                multiprocessing_context="fork" if workers else None,
-            )
+        loader = DataLoader(
+            Steps(data, last),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=one_thread if workers else None,
+            multiprocessing_context="fork" if workers else None,
         )
+        for item in loader:
+            if isinstance(item, ValueError):
+                raise item
+            yield item
 
     def remember(self, optimizers: list[Optimizer]) -> None:
         self.saved_optimizers = [optimizer.state_dict() for optimizer in optimizers]
@@ -178,10 +214,15 @@ class Trainer:
             "recipe": self.config.model_dump_json(),
             "optimizers": self.saved_optimizers,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
+            "adapters": {} if self.config.lora is None else adapters_state(self.model),
         }
         with replaced_folder(self.folder / "last") as fresh:
-            self.model.config.trained_on = [stage.name for stage in self.config.stages[: self.stage_index + 1]]
-            write_checkpoint(fresh / "model", self.model, self.processor)
+            begun = self.config.stages[: self.stage_index + (self.step > 0)]
+            self.model.config.trained_on = [*self.before, *(stage.name for stage in begun)]
+            if any(sees_world(stage) for stage in begun):
+                self.model.config.world_version = WORLD_VERSION
+            weights = None if self.config.lora is None else merged_state(self.model)
+            write_checkpoint(fresh / "model", self.model, self.processor, state=weights)
             torch.save(state, fresh / "state.pt")
 
     def resume(self) -> None:
@@ -191,9 +232,12 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
-        check_recipe(json.loads(state["recipe"]), json.loads(self.config.model_dump_json()), self.folder)
+        check_recipe(json.loads(state["recipe"]), self.config, self.folder)
         model, _ = load_checkpoint(path.parent / "model")
-        self.model.load_state_dict(model.state_dict())
+        if self.config.lora is None:
+            self.model.load_state_dict(model.state_dict())
+        else:
+            load_beside(self.model, model.state_dict(), state["adapters"])
         if self.pixels is not None:
             self.pixels.load_state_dict(state["pixels"], strict=False)
         self.stage_index, self.step, self.left_out = state["stage"], state["step"], state["left_out"]
@@ -204,6 +248,7 @@ def load_or_build(config: TrainConfig) -> tuple[Any, Any]:
     """The model a recipe starts from: a model config builds one, anything else is a checkpoint."""
     if config.model.endswith((".yaml", ".yml")):
         return build(load_config(ModelConfig, config.model), seed=config.seed)
+    torch.manual_seed(config.seed)  # of what is drawn beside the checkpoint: heads, adapters
     return load_checkpoint(config.model)
 
 
@@ -219,7 +264,9 @@ def heads_state(pixels: PixelPretraining) -> dict[str, Tensor]:
 
 def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:
     if len(states) != len(optimizers):
-        raise ValueError(f"the run saved {len(states)} optimizers, this stage has {len(optimizers)}; was the recipe changed?")
+        raise ValueError(
+            f"the run saved {len(states)} optimizers, this stage has {len(optimizers)}; was the recipe changed?"
+        )
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(state)
 
@@ -227,34 +274,36 @@ def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:
 FREE_KEYS = {"output_dir", "logging_steps", "save_steps", "report_to", "num_threads", "dataloader_num_workers"}
 
 
-def check_recipe(saved: dict[str, Any], given: dict[str, Any], folder: Path) -> None:
-    """A run goes on only with the recipe it began with; what does not change the losses may differ."""
-    for key in sorted(set(saved) | set(given)):
-        if key not in FREE_KEYS and saved.get(key) != given.get(key):
-            raise ValueError(
-                f"{folder} holds a run whose {key!r} is {short(saved.get(key))}, this recipe has {short(given.get(key))}; "
-                "give another output_dir, or delete that folder"
-            )
+def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path) -> None:
+    """A run goes on only with the recipe it began with; what does not change the losses may differ.
+
+    Raises:
+        ValueError: the first difference, by its key.
+    """
+    with contextlib.suppress(ValidationError):  # a run of an older program gets the defaults of newer keys
+        saved = json.loads(TrainConfig.model_validate(saved).model_dump_json())
+    found = difference(saved, json.loads(given.model_dump_json()))
+    if found is not None:
+        key, before, now = found
+        raise ValueError(
+            f"{folder} holds a run whose {key!r} is {json.dumps(before)}, this recipe has {json.dumps(now)}; "
+            "give another output_dir, or delete that folder"
+        )
 
 
-def short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else text[:200] + "..."
+def difference(saved: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two recipes differ, and what stands there; FREE_KEYS are passed over."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        keys = sorted(key for key in set(saved) | set(given) if path or key not in FREE_KEYS)
+        pairs = [(key, saved.get(key), given.get(key)) for key in keys]
+    elif isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        pairs = [(str(index), before, now) for index, (before, now) in enumerate(zip(saved, given, strict=True))]
+    else:
+        return None if saved == given else (path, saved, given)
+    found = (difference(before, now, f"{path}.{key}" if path else key) for key, before, now in pairs)
+    return next((each for each in found if each is not None), None)
 
 
-def add_lora(model: Any, config: TrainConfig) -> None:
-    """Put adapters into the language model (peft); they train as the group `lora`."""
-    from peft import LoraConfig, inject_adapter_in_model
-
-    assert config.lora is not None
-    lora = config.lora
-    settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets))
-    inject_adapter_in_model(settings, model.llava.model.language_model)
-
-
-def split_lora(groups: dict[str, dict[str, nn.Parameter]]) -> dict[str, dict[str, nn.Parameter]]:
-    """Adapters as a group of their own; the token embedding as `embeddings`."""
-    language = groups["language_model"]
-    adapters = {key: value for key, value in language.items() if "lora_" in key}
-    rest = {key: value for key, value in language.items() if "lora_" not in key}
-    return {**groups, "language_model": rest, "lora": adapters}
+def sees_world(stage: StageConfig) -> bool:
+    """Does a stage learn from world scenes."""
+    return stage.kind == "pixels" or any(spec.get("type") == "world" for spec in stage.sources.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +14,15 @@ from mglmm.config import StageConfig
 
 NO_DECAY = ("bias", "norm", "embed", "position", "token")
 """Parameters whose name holds one of these, or which have fewer than two axes, are not decayed."""
+
+
+def check_groups(groups: Mapping[str, Any], stage: StageConfig) -> None:
+    """Raise ValueError where a stage trains nothing, or a group that this model does not have."""
+    unknown = sorted(set(stage.train) - set(groups))
+    if unknown:
+        raise ValueError(f"stage {stage.name!r} trains {unknown}, but this model has the groups {sorted(groups)}")
+    if not stage.train:
+        raise ValueError(f"stage {stage.name!r} trains nothing; name groups under `train`, out of {sorted(groups)}")
 
 
 def build_optimizers(groups: Mapping[str, Mapping[str, nn.Parameter]], stage: StageConfig) -> list[Optimizer]:
@@ -27,9 +37,7 @@ def build_optimizers(groups: Mapping[str, Mapping[str, nn.Parameter]], stage: St
     Raises:
         ValueError: a group is named that this model does not have.
     """
-    unknown = sorted(set(stage.train) - set(groups))
-    if unknown:
-        raise ValueError(f"stage {stage.name!r} trains {unknown}, but this model has the groups {sorted(groups)}")
+    check_groups(groups, stage)
     for name, members in groups.items():
         for parameter in members.values():
             parameter.requires_grad_(name in stage.train)

@@ -2,26 +2,29 @@
 
 A language model cannot learn to point with an encoder that sees nothing (measured: ../shared/reference/feasibility.md,
 section 3), so the encoder first learns what is where: category, part, colour and box of every pixel, and masks from
-*semantic* prompts (category, part, colour, box -> one prompt token) and from points and boxes. None of the heads here is
-shipped; the semantic prompt also serves as the target that `[SEG]` states are drawn to (distillation) in the next stage.
+*semantic* prompts (category, part, colour, box -> one prompt token) and from points and boxes. None of the heads here
+is shipped; the semantic prompt is also what `[SEG]` states are drawn to (distillation) in the next stage.
 
 B images, K prompts an image, q mask side, C prompt width.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, fields
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mglmm_data import masks
-from mglmm_data.world.scene import Scene, dense_targets, make_scene
-from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
 from torch import Tensor, nn
 
 from mglmm.losses import bce_loss, dice_loss
+from mglmm_data import masks
+from mglmm_data.world.scene import Scene, dense_targets, make_scene
+from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
+from sam_bridge.bridge import Features
 from sam_bridge.small import SmallBridge
 
 NOUNS = (*CATEGORIES, *STUFF)
@@ -43,6 +46,8 @@ class Attributes:
 
 class SemanticPrompt(nn.Module):
     """(category, part, colour, box) -> one prompt token float[..., C]; a training device, never shipped."""
+
+    bands: Tensor
 
     def __init__(self, dim: int, bands: int = 8):
         super().__init__()
@@ -78,7 +83,7 @@ class DenseHeads(nn.Module):
 
 @dataclass(frozen=True)
 class PixelBatch:
-    """One step of pre-training. `fine` and `token` hold noun, part, colour (int64[B, h, w]) and box (float[B, h, w, 4])."""
+    """One step of pre-training. `fine` and `token`: noun, part, colour (int64[B, h, w]) and box (float[B, h, w, 4])."""
 
     pixels: Tensor  # uint8[B, 3, side, side]
     fine: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -109,16 +114,27 @@ class PixelPretraining(nn.Module):
         self.semantic = SemanticPrompt(bridge.prompt_dim)
 
     def forward(self, batch: PixelBatch) -> dict[str, Tensor]:
-        features = self.bridge.encode(self.bridge.normalise(batch.pixels))
+        trained = any(parameter.requires_grad for parameter in self.bridge.encoder.parameters())
+        with contextlib.nullcontext() if trained else torch.no_grad():
+            features = self.bridge.encode(self.bridge.normalise(batch.pixels))
+        losses = self.dense(features, batch) if trained else {}
+        return {**losses, **self.masks(features, batch)}
+
+    def dense(self, features: Features, batch: PixelBatch) -> dict[str, Tensor]:
+        """Losses of the dense maps; only where the encoder trains."""
         assert features.tokens is not None
         fine, token = self.heads(features.tokens, features.skips[1])
         losses = {f"fine_{name}": value for name, value in dense_losses(fine, batch.fine, self.heads.sizes).items()}
         losses |= {f"token_{name}": value for name, value in dense_losses(token, batch.token, self.heads.sizes).items()}
+        return losses
 
+    def masks(self, features: Features, batch: PixelBatch) -> dict[str, Tensor]:
+        """Losses of the prompted masks, of the box each prompt is looked for in, and of the predicted IoU."""
+        losses: dict[str, Tensor] = {}
         batch_size, count = batch.kind.shape
         index = torch.arange(batch_size, device=batch.kind.device).repeat_interleave(count)
         kind, target = batch.kind.flatten(), batch.target.flatten(0, 1)
-        logits, quality = self.bridge.decode_flat(features, index, self.prompt_tokens(batch).flatten(0, 1))
+        logits, quality, where = self.bridge.decode_flat(features, index, self.prompt_tokens(batch).flatten(0, 1))
         logits = logits.float()
         bce, dice = bce_loss(logits, target), dice_loss(logits, target)
         is_semantic = (kind == SEMANTIC).float()
@@ -129,6 +145,9 @@ class PixelPretraining(nn.Module):
         with torch.no_grad():
             inside, wanted = logits > 0, target > 0.5
             iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
+        centre, size = where[:, :2], where[:, 2:]
+        looked = torch.cat([centre - size / 2, centre + size / 2], -1)
+        losses["where"] = (looked - batch.wanted.box.flatten(0, 1)).abs().mean()
         losses["quality"] = F.mse_loss(quality.float().sigmoid(), iou)
         losses["watch_iou"] = (iou * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["watch_geo_iou"] = (iou * (1 - is_semantic)).sum() / (1 - is_semantic).sum().clamp_min(1)
@@ -147,7 +166,7 @@ class PixelPretraining(nn.Module):
 WEIGHTS = {
     "fine_noun": 1.0, "fine_part": 0.5, "fine_color": 0.5, "fine_box": 2.0,
     "token_noun": 1.0, "token_part": 0.5, "token_color": 0.5, "token_box": 4.0,
-    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5,
+    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5, "where": 4.0,
 }  # fmt: skip
 """Weight of each loss in the sum; `watch_*` values are only logged."""
 
@@ -254,8 +273,16 @@ class PixelData:
             scene = make_scene(self.seed * 1_000_003 % 5_000_000 + index, int(rng.choice(self.sizes)), held_out="avoid")
             rows.append(scene_example(scene, rng, self.side, self.prompts))
         joined = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
-        dense = [tuple(joined[f"{level}_{name}"] for name in ("noun", "part", "color", "box")) for level in ("fine", "token")]
+        dense: list[Any] = [
+            tuple(joined[f"{level}_{name}"] for name in ("noun", "part", "color", "box")) for level in ("fine", "token")
+        ]
         wanted = Attributes(joined["noun"], joined["part"], joined["color"], joined["box"])
         return PixelBatch(
-            joined["pixels"], dense[0], dense[1], wanted, joined["kind"], joined["point"], joined["target"]  # type: ignore[arg-type]
+            joined["pixels"],
+            dense[0],
+            dense[1],
+            wanted,
+            joined["kind"],
+            joined["point"],
+            joined["target"],
         )
