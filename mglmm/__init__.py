@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mglmm.answer import Answer, Instance, Phrase
-    from mglmm.grounder import Chat, Grounder
+    from mglmm.chat import Chat
+    from mglmm.grounder import Grounder
     from mglmm.model import Mglmm, MglmmConfig
     from mglmm.processor import MglmmProcessor
 
@@ -15,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["Answer", "Chat", "Grounder", "Instance", "Mglmm", "MglmmConfig", "MglmmProcessor", "Phrase"]
 
 ROOMS = {
-    "Answer": "answer", "Instance": "answer", "Phrase": "answer", "Grounder": "grounder", "Chat": "grounder",
+    "Answer": "answer", "Instance": "answer", "Phrase": "answer", "Grounder": "grounder", "Chat": "chat",
     "Mglmm": "model", "MglmmConfig": "model", "MglmmProcessor": "processor",
 }  # fmt: skip
 

@@ -79,7 +79,10 @@ def write_checkpoint(
     """Fill `folder`; `state` stands for the model's own weights (merged adapters)."""
     state = dict(model.state_dict() if state is None else state)
     if half:
-        state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        halved: dict[tuple[int, torch.Size], torch.Tensor] = {}  # tied weights stay one
+        for key, value in state.items():
+            if value.is_floating_point():
+                state[key] = halved.setdefault((value.data_ptr(), value.shape), value.half())
     try:
         model.save_pretrained(folder, state_dict=state)
     except Exception as error:

@@ -28,7 +28,11 @@ class Strict(BaseModel):
 
 
 class LoraConfig(Strict):
-    """Low-rank adapters on the language model (through peft); `lora: null` trains without them."""
+    """Low-rank adapters on the language model (through peft); `lora: null` trains without them.
+
+    They train as the group `lora`, the rows of the markers as `token_rows`; the rest of the language model is frozen.
+    Checkpoints hold them merged.
+    """
 
     rank: int = 8
     alpha: int = 16  # the update is scaled by alpha / rank

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -90,16 +91,27 @@ def join(prefix: Tokens, conversations: Sequence[Tokens]) -> Row:
     return row
 
 
-def pad_rows(rows: Sequence[Row], pad: int) -> dict[str, Tensor]:
-    """Rows to right-padded tensors `input_ids`, `labels`, `position_ids`, `segments`, int64[R, L]."""
-    fill = {"ids": pad, "labels": IGNORE, "positions": 0, "segments": PADDING}
-    names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids", "segments": "segments"}
-    return {
-        names[key]: pad_sequence(
-            [torch.tensor(getattr(row, key)) for row in rows], batch_first=True, padding_value=value
-        )
-        for key, value in fill.items()
-    }
+class Padded(TypedDict):
+    """The token fields of a `Batch`, int64[R, L] each."""
+
+    input_ids: Tensor
+    labels: Tensor
+    position_ids: Tensor
+    segments: Tensor
+
+
+def pad_rows(rows: Sequence[Row], pad: int) -> Padded:
+    """Rows to right-padded tensors."""
+
+    def padded(values: Sequence[list[int]], fill: int) -> Tensor:
+        return pad_sequence([torch.tensor(each) for each in values], batch_first=True, padding_value=fill)
+
+    return Padded(
+        input_ids=padded([row.ids for row in rows], pad),
+        labels=padded([row.labels for row in rows], IGNORE),
+        position_ids=padded([row.positions for row in rows], 0),
+        segments=padded([row.segments for row in rows], PADDING),
+    )
 
 
 def visible(segments: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the batch. I images, R rows, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,14 +15,11 @@ from pydantic import Field
 from torch import Tensor
 from transformers import DynamicCache
 
-from mglmm.codecs import BOX_BEGUN, BOX_LENGTH, BOX_LETTERS
 from mglmm.config import Strict
 from mglmm.encode import Encoder
+from mglmm.grammar import Grammar
 from mglmm.inputs import ImageState
 from mglmm.model import Mglmm
-from mglmm.tokens import SpecialIds
-
-BLANKS = " \n\t\r"
 
 
 class GenerationOptions(Strict):
@@ -43,58 +40,6 @@ class Generated:
     logprobs: list[float] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)  # float[D] each
     truncated: bool = False
-
-
-@dataclass
-class Grammar:
-    """A state machine of one row that keeps phrases well-formed.
-
-    It never forces a phrase to open; it holds back enough of the budget to close one that is open (`</p>` and one
-    `[SEG]`, then the end), and opens none that could not be closed. After `</p>` comes `[SEG]` or a whole box.
-    """
-
-    ids: SpecialIds
-    letters: Mapping[int, str]  # tokens that boxes are spelt with, see `codecs.BOX_LETTERS`
-    blanks: frozenset[int] = frozenset()  # tokens of white space alone
-    inside: bool = False
-    length: int = 0  # tokens inside the open phrase that are not blank
-    closed: bool = False  # `</p>` was the last token
-    ready: bool = False  # `[SEG]` may follow
-    box: str | None = None  # the letters of a box that has begun
-
-    def rule(self, left: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """(only these are allowed, or all if empty; these are forbidden), with `left` tokens of budget."""
-        ids = self.ids
-        if self.inside:
-            if left <= 2 and self.length:
-                return (ids.phrase_close,), ()
-            empty = () if self.length else (ids.phrase_close, *(self.blanks if left <= 3 else ()))
-            return (), (ids.phrase_open, ids.seg, ids.eos, *empty)
-        if self.box is not None:
-            return self.boxes(self.box), ()
-        if self.closed:
-            return ((ids.seg,) if left < BOX_LENGTH else (ids.seg, *self.boxes(""))), ()
-        forbidden = (ids.phrase_close, *(() if self.ready else (ids.seg,)))
-        return (), (*forbidden, ids.phrase_open) if left < 4 else forbidden
-
-    def boxes(self, begun: str) -> tuple[int, ...]:
-        """The tokens with which a box goes on."""
-        return tuple(token for token, text in self.letters.items() if BOX_BEGUN.fullmatch(begun + text))
-
-    def take(self, token: int) -> None:
-        """Follow the token that was chosen."""
-        ids = self.ids
-        if self.box is not None or (self.closed and token != ids.seg):
-            self.box = (self.box or "") + self.letters[token]
-            self.box = None if self.box.endswith("]") else self.box
-        self.closed = token == ids.phrase_close
-        self.ready = self.closed or (self.ready and token == ids.seg)
-        if token == ids.phrase_open:
-            self.inside, self.length = True, 0
-        elif token == ids.phrase_close:
-            self.inside = False
-        elif self.inside:
-            self.length += token not in self.blanks
 
 
 @dataclass(frozen=True)
@@ -151,9 +96,7 @@ class Run:
         self.out = out = [Generated() for _ in prompts]
         self.language = model.llava.model.language_model
         ids = encoder.ids
-        letters = encoder.literal.spelling(BOX_LETTERS) if options.grammar else {}
-        blanks = frozenset(encoder.literal.spelling(BLANKS)) if options.grammar else frozenset()
-        self.grammars = [Grammar(ids, letters, blanks) for _ in out] if options.grammar else None
+        self.grammars = [Grammar.of(encoder) for _ in out] if options.grammar else None
         speakable = {ids.eos, ids.seg, ids.phrase_open, ids.phrase_close}
         silent = [index for index in encoder.literal.special.values() if index not in speakable]
         rows = model.llava.lm_head.weight.shape[0]  # may be padded beyond the vocabulary
@@ -267,19 +210,8 @@ class Run:
             for slot, row in enumerate(self.active):
                 if int(chosen[slot, 0]) == self.encoder.ids.seg:
                     self.out[row].states.append(self.hidden[slot])
-            self.active_after_limit()
-
-    def active_after_limit(self) -> None:
-        """Rows that only ran on to read the state at their last `[SEG]` end here."""
-        limit = self.options.max_new_tokens
-        keep = [slot for slot, row in enumerate(self.active) if len(self.out[row].ids) < limit]
-        if not keep:
-            self.active = []  # the cache stays whole: a chat goes on from it
-        elif len(keep) < len(self.active):
-            index = torch.tensor(keep, device=self.mask.device, dtype=torch.long)
-            self.cache.batch_select_indices(index)
-            self.mask, self.position, self.hidden = self.mask[index], self.position[index], self.hidden[index]
-            self.active = [self.active[slot] for slot in keep]
+        if len(self.out[self.active[0]].ids) >= self.options.max_new_tokens:
+            self.active = []  # rows that only ran on to read the state at their last [SEG]; the cache stays whole
 
     def choose(self) -> tuple[list[int], list[float]]:
         """A token and its log-probability (of the unrestricted distribution) for each running row."""

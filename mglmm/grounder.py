@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -26,14 +26,17 @@ from mglmm.codecs import BOX_PENDING
 from mglmm.encode import user_turn
 from mglmm.eval.protocol import Query
 from mglmm.formats import ReadAnswer, ReadPhrase, read_answer
-from mglmm.generate import Generated, GenerationOptions, PrefixCache, Prompted, Run, complete
+from mglmm.generate import Generated, GenerationOptions, Prompted, Run, complete
 from mglmm.inputs import ImageState
 from mglmm.model import Mglmm
 from mglmm.processor import MglmmProcessor
 from mglmm.tokens import MARKERS
 from mglmm_data.images import load_image
 from mglmm_data.masks import box_of
-from mglmm_data.sample import Grounding, Region, Turn
+from mglmm_data.sample import Region, Turn
+
+if TYPE_CHECKING:
+    from mglmm.chat import Chat
 
 DESCRIBE = "Describe the image and segment everything."
 
@@ -285,57 +288,9 @@ class Grounder:
 
     def chat(self, image: Any) -> Chat:
         """A conversation about one image; later questions may speak of earlier answers."""
+        from mglmm.chat import Chat
+
         return Chat(self, image)
-
-
-class Chat:
-    """Turns about one image, kept as structured answers; each question re-encodes them and runs only what is new."""
-
-    def __init__(self, grounder: Grounder, image: Any):
-        loaded = load_image(image)
-        self.grounder, self.pixels, self.notes = grounder, loaded.pixels, loaded.notes
-        self.images = grounder.encode([loaded.pixels])
-        self.turns: list[Turn] = []
-        self.regions: list[Region] = []
-        self.answers: list[Answer] = []
-        self.cache = PrefixCache()
-
-    def ask(self, prompt: str, regions: Sequence[Region] = (), options: GenerationOptions | None = None) -> Answer:
-        """The next question; see `Grounder.ask`."""
-        check_regions(regions, self.pixels)
-        turn = user_turn(prompt, regions)
-        first = len(self.regions)
-        mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
-        turns = (*self.turns, replace(turn, mentions=mentions))
-        notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt))
-        prepared = [Prepared(0, turns, (*self.regions, *regions), notes)]
-        grounder = self.grounder
-        prompts = grounder.prompts(self.images, prepared)
-        generated = complete(
-            grounder.model, grounder.processor.encoder, self.images, prompts, options or grounder.options, self.cache
-        )
-        (answer,) = grounder.finish([self.pixels], self.images, prepared, generated)
-        self.regions += regions  # only now: a question that failed leaves no trace
-        self.turns = [*turns, self.remember(answer)]
-        self.answers.append(answer)
-        return answer
-
-    def remember(self, answer: Answer) -> Turn:
-        """The answer as a turn whose spans point at regions, so that it is re-encoded with its markers."""
-        spans = []
-        boxes = [phrase for phrase in answer.phrases if any(instance.mask is None for instance in phrase.instances)]
-        for phrase in answer.phrases:
-            kept = []
-            for instance in phrase.instances:
-                if instance.mask is not None and not boxes:
-                    kept.append(len(self.regions))
-                    self.regions.append(Region.of_mask(instance.mask, phrase.text))
-                elif instance.box is not None and boxes:
-                    kept.append(len(self.regions))
-                    self.regions.append(Region(answer.size, box=instance.box, label=phrase.text))
-            if kept and phrase.text:
-                spans.append(Grounding(*phrase.span, tuple(kept)))
-        return Turn("assistant", answer.text, tuple(spans), grounding="box" if boxes else "mask")
 
 
 def text_score(phrase: ReadPhrase, out: Generated) -> float:

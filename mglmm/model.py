@@ -13,6 +13,7 @@ from dataclasses import fields
 from typing import Any, cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -167,7 +168,7 @@ class Mglmm(PreTrainedModel):
         self.region_encoder = MaskMean(self.map_channels(), dim)
         for part in (llava_model, bridge):
             for module in () if part is None else part.modules():
-                module._is_hf_initialized = True  # else `post_init` draws the weights of a SAM read from a .pth anew
+                vars(module)["_is_hf_initialized"] = True  # else `post_init` draws a SAM read from a .pth anew
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -265,8 +266,7 @@ class Mglmm(PreTrainedModel):
 
     def region_maps(self, features: Features, raw: Tensor) -> tuple[Tensor, ...]:
         """Maps float[I, C_i, h_i, w_i] over the frame of the language tokens: these, then skips of stride 8 and 4."""
-        side = round(raw.shape[1] ** 0.5)
-        grid = raw.transpose(1, 2).unflatten(2, (side, side))
+        grid = rearrange(raw, "i (h w) c -> i c h w", h=round(raw.shape[1] ** 0.5))
         return (grid, *features.skips[:2]) if self.shares_skips else (grid,)
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor | None, regions: Tensor) -> Tensor:

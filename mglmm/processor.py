@@ -148,15 +148,11 @@ class MglmmProcessor:
         masks = [
             canvases[i].masks(samples[i].regions[r].mask[None], (size, size))[0] for i, r in chosen if not original
         ]
-        padded = pad_rows(rows, self.ids.pad)
         batch = Batch(
             pixels=pixels,
             clip_pixels=clip,
             row_image=torch.tensor(row_image),
-            input_ids=padded["input_ids"],
-            labels=padded["labels"],
-            position_ids=padded["position_ids"],
-            segments=padded["segments"],
+            **pad_rows(rows, self.ids.pad),
             region_masks=self.coverage([samples[i].regions[r] for i, r in given]),
             region_image=torch.tensor([i for i, _ in given], dtype=torch.long),
             picked=torch.tensor(picked, dtype=torch.long),

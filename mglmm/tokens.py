@@ -95,6 +95,7 @@ class LiteralTokenizer:
         data["decoder"] = without_prefix(data["decoder"])
         self.backend = Tokenizer.from_str(json.dumps(data))
         self.num_ids = len(tokenizer)
+        self.spelt: dict[str, dict[int, str]] = {}
         self.special = {token: index for index, token in sorted((i, t) for t, i in added_tokens(tokenizer).items())}
         vocab = self.backend.get_vocab()
         self.bytes = {index: token for token, index in vocab.items() if re.fullmatch(r"<0x[0-9A-F]{2}>", token)}
@@ -124,7 +125,9 @@ class LiteralTokenizer:
 
     def spelling(self, letters: str) -> dict[int, str]:
         """Ids of the plain vocabulary that are spelt with these letters only, and their text."""
-        found = {}
+        if letters in self.spelt:
+            return self.spelt[letters]
+        found = self.spelt[letters] = {}
         for token, index in self.backend.get_vocab().items():
             text = chr(int(token[3:5], 16)) if index in self.bytes else token.replace(BLANK, " ")
             if index not in self.special.values() and set(text) <= set(letters):

@@ -126,7 +126,7 @@ class PixelEncoder(nn.Module):
 
 
 def soft_box(box: Tensor, cells: int) -> Tensor:
-    """Boxes float[P, 4] (centre, size, shares) as maps float[P, 3, cells, cells]: inside (0..1), and x, y relative to it."""
+    """Boxes float[P, 4] (centre, size, shares) as maps float[P, 3, cells, cells]: inside 0..1, x, y relative to it."""
     at = (torch.arange(cells, device=box.device) + 0.5) / cells
     sharp = 1.5 * cells  # the edge is about one cell wide
 
@@ -201,7 +201,8 @@ class SkipMaskDecoder(nn.Module):
         skip8, skip4, skip2 = (conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         image = features.embedding.index_select(0, index)
         image = image if dense is None else image + dense
-        image = image + self.place16(soft_box(box, grid))
+        dtype = image.dtype
+        image = image + self.place16(soft_box(box, grid).to(dtype))
         tokens = torch.cat([self.output_tokens.weight.expand(count, -1, -1).to(sparse.dtype), sparse], 1)[:, None]
         tokens, image = self.transformer(
             point_embeddings=tokens,
@@ -210,8 +211,10 @@ class SkipMaskDecoder(nn.Module):
             attention_similarity=None,
         )
         image = image[:, 0].transpose(1, 2).reshape(count, -1, grid, grid)
-        x8 = F.gelu(self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid)))
-        x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid)))
+        x8 = F.gelu(
+            self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid).to(dtype))
+        )
+        x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid).to(dtype)))
         x2 = F.gelu(self.up2(x4) + skip2.index_select(0, index))
         hidden = self.hyper(tokens[:, 0, 1])
         logits = torch.einsum("pc,pchw->phw", self.hyper_out(hidden), x2)
@@ -281,7 +284,7 @@ class SmallBridge(nn.Module):
     def decode_flat(
         self, features: Features, index: Tensor, sparse: Tensor, dense: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt tokens float[P, T, C], image index int[P] -> logits float[P, q, q], predicted IoU float[P], boxes [P, 4]."""
+        """Prompt tokens float[P, T, C] and images int[P] to logits float[P, q, q], IoU float[P], boxes float[P, 4]."""
         return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense)
 
     def state_tokens(self, states: Tensor) -> Tensor:
@@ -331,7 +334,8 @@ class SmallBridge(nn.Module):
         if rows.embeds is not None:
             parts.append(rows.embeds)
         if geometric is None:
-            parts.append(self.prompt_encoder.not_a_point_embed.weight.expand(len(rows), 1, -1))
+            count = 1 if parts else 2  # a mask alone: the decoder reads two tokens of every prompt
+            parts.append(self.prompt_encoder.not_a_point_embed.weight.expand(len(rows), count, -1))
         return torch.cat([part.to(parts[0].dtype) for part in parts], 1)
 
     def preprocess(self, images: Sequence[Image.Image | np.ndarray]) -> tuple[Tensor, list[Canvas]]:

@@ -1,4 +1,4 @@
-"""Put a trained checkpoint into the package, in half precision: `python tools/ship.py ~/.cache/mglmm/runs/world/last/model`."""
+"""Put a trained checkpoint into the package, in half precision: `python tools/ship.py RUN/last/model`."""
 
 import argparse
 import shutil

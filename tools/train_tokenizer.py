@@ -2,10 +2,9 @@
 
 import argparse
 
-from mglmm_data.world.source import World
-
 from mglmm.formats import FORMATS
 from mglmm.tokenizer import PUBLIC_NAMES, tokenizer_hash, train_tokenizer
+from mglmm_data.world.source import World
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 import numpy as np
-from pycocotools import mask as coco
+import pycocotools.mask
 
+coco: Any = pycocotools.mask  # its type stubs know fewer forms of masks than it takes
 Size = tuple[int, int]
 """(H, W), px."""
 

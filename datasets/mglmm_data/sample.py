@@ -1,7 +1,7 @@
 """The one record every dataset turns into: an image, regions of it, and conversations about it.
 
 Text is clean: no `<p>`, `[SEG]` or coordinates; where a phrase is grounded or a region is spoken of stands in character
-spans beside it. Geometry is in pixels of the image as loaded. What markers a model wants is decided later, by its format.
+spans beside it. Geometry is in pixels of the image as loaded. What markers a model wants is its format's business.
 """
 
 from __future__ import annotations

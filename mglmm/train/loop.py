@@ -6,7 +6,6 @@ saved. Runs in one process or under `torchrun` / `accelerate launch tools/train.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
@@ -30,8 +28,12 @@ from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
+from mglmm.train.recipe import check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
+
+NUM_SHOWN = 4
+"""Answers in a panel."""
 
 
 class Trainer:
@@ -141,8 +143,19 @@ class Trainer:
             if self.step % self.config.save_steps == 0 and self.step < stage.max_steps:
                 self.remember(optimizers)
                 self.save()
+            if self.step % self.config.save_steps == 0 or self.step == stage.max_steps:
+                self.show(stage, data)
             self.remember(optimizers)
             yield self.step
+
+    def show(self, stage: StageConfig, data: Any) -> None:
+        """With wandb: pictures of what the model says to questions of the stage's own data, as a panel."""
+        if self.config.report_to != "wandb" or stage.kind != "grounding" or not self.accelerator.is_main_process:
+            return
+        from mglmm.train.panel import draw_panel
+
+        samples = [data.sample(number) for number in range(NUM_SHOWN)]
+        self.log.panel(f"{stage.name}-{self.step:06d}", draw_panel(self.model, self.processor, samples))
 
     def check(self) -> None:
         """Find what is wrong with any stage now, not hours later when it begins.
@@ -269,39 +282,6 @@ def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:
         )
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(state)
-
-
-FREE_KEYS = {"output_dir", "logging_steps", "save_steps", "report_to", "num_threads", "dataloader_num_workers"}
-
-
-def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path) -> None:
-    """A run goes on only with the recipe it began with; what does not change the losses may differ.
-
-    Raises:
-        ValueError: the first difference, by its key.
-    """
-    with contextlib.suppress(ValidationError):  # a run of an older program gets the defaults of newer keys
-        saved = json.loads(TrainConfig.model_validate(saved).model_dump_json())
-    found = difference(saved, json.loads(given.model_dump_json()))
-    if found is not None:
-        key, before, now = found
-        raise ValueError(
-            f"{folder} holds a run whose {key!r} is {json.dumps(before)}, this recipe has {json.dumps(now)}; "
-            "give another output_dir, or delete that folder"
-        )
-
-
-def difference(saved: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """The first place where two recipes differ, and what stands there; FREE_KEYS are passed over."""
-    if isinstance(saved, dict) and isinstance(given, dict):
-        keys = sorted(key for key in set(saved) | set(given) if path or key not in FREE_KEYS)
-        pairs = [(key, saved.get(key), given.get(key)) for key in keys]
-    elif isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
-        pairs = [(str(index), before, now) for index, (before, now) in enumerate(zip(saved, given, strict=True))]
-    else:
-        return None if saved == given else (path, saved, given)
-    found = (difference(before, now, f"{path}.{key}" if path else key) for key, before, now in pairs)
-    return next((each for each in found if each is not None), None)
 
 
 def sees_world(stage: StageConfig) -> bool:

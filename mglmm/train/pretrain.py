@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from mglmm.losses import bce_loss, dice_loss
@@ -74,10 +75,8 @@ class DenseHeads(nn.Module):
 
     def forward(self, tokens_BND: Tensor, fine: Tensor) -> tuple[Tensor, Tensor]:
         """Logits over all targets, channels last: float[B, h, w, sum] at stride 4 and at half a token."""
-        batch, num, _ = tokens_BND.shape
-        grid = round(num**0.5)
-        cells = self.token(tokens_BND).view(batch, grid, grid, 2, 2, -1)
-        cells = cells.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * grid, 2 * grid, -1)
+        grid = round(tokens_BND.shape[1] ** 0.5)
+        cells = rearrange(self.token(tokens_BND), "b (h w) (i j c) -> b (h i) (w j) c", h=grid, i=2, j=2)
         return self.fine(fine).permute(0, 2, 3, 1), cells
 
 

@@ -1,0 +1,45 @@
+"""A run goes on only with the recipe it began with; where two recipes differ is said by its key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mglmm.config import TrainConfig
+
+FREE_KEYS = {"output_dir", "logging_steps", "save_steps", "report_to", "num_threads", "dataloader_num_workers"}
+"""What does not change the losses."""
+
+
+def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path) -> None:
+    """A run goes on only with the recipe it began with; what does not change the losses may differ.
+
+    Raises:
+        ValueError: the first difference, by its key.
+    """
+    with contextlib.suppress(ValidationError):  # a run of an older program gets the defaults of newer keys
+        saved = json.loads(TrainConfig.model_validate(saved).model_dump_json())
+    found = difference(saved, json.loads(given.model_dump_json()))
+    if found is not None:
+        key, before, now = found
+        raise ValueError(
+            f"{folder} holds a run whose {key!r} is {json.dumps(before)}, this recipe has {json.dumps(now)}; "
+            "give another output_dir, or delete that folder"
+        )
+
+
+def difference(saved: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first place where two recipes differ, and what stands there; FREE_KEYS are passed over."""
+    if isinstance(saved, dict) and isinstance(given, dict):
+        keys = sorted(key for key in set(saved) | set(given) if path or key not in FREE_KEYS)
+        pairs = [(key, saved.get(key), given.get(key)) for key in keys]
+    elif isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        pairs = [(str(index), before, now) for index, (before, now) in enumerate(zip(saved, given, strict=True))]
+    else:
+        return None if saved == given else (path, saved, given)
+    found = (difference(before, now, f"{path}.{key}" if path else key) for key, before, now in pairs)
+    return next((each for each in found if each is not None), None)

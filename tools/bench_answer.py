@@ -1,0 +1,146 @@
+"""Answers: cached and batched, against the same model run as the published codes of this family run theirs.
+
+`python tools/bench_answer.py [--model bundled|FOLDER|CONFIG.yaml|tiny] [--quick]` answers the same questions both ways
+in one run and prints token passes, seconds, and their ratios:
+
+* ours: images encoded once, the prefix of an image run once for all its questions, KV cache, rows that end leave the
+  batch, all masks of all answers decoded in one call;
+* theirs (LISA, GLaMM, MGLMM): one question at a time, its image encoded anew, no cache: everything said so far runs
+  again for every token, and masks are decoded answer by answer.
+
+Both choose greedily, and what they say is compared. A config (YAML) gives that size with random weights.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from mglmm.build import LanguageSizes, ModelConfig, SmallSizes, build
+from mglmm.checkpoint import load_checkpoint
+from mglmm.config import load_config
+from mglmm.encode import user_turn
+from mglmm.generate import GenerationOptions, Prompted, Run
+from mglmm.grounder import Grounder, Prepared
+from mglmm.inputs import ImageState
+from mglmm_data.world.scene import make_scene
+from mglmm_data.world.source import EVAL_SEED_START
+
+QUESTIONS = (
+    "Describe the image and segment everything.",
+    "Segment the car.",
+    "What is in the image?",
+    "Where is the tree?",
+    "Segment all parts of every object.",
+    "How many cars are there?",
+    "Find the red one.",
+    "Is there a boat?",
+)
+
+
+class Uncached(Run):
+    """One answer whose every token costs a full pass over all that stands before it."""
+
+    def start(self, images: ImageState, prompts: Sequence[Prompted]) -> None:
+        (self.prompt,), self.images = prompts, images
+        self.ids = self.encoder.prefix().ids + self.prompt.ids
+        self.run_all()
+
+    def advance(self, going: list[int], tokens: list[int]) -> None:
+        if not going:
+            self.active = []
+            return
+        self.ids.append(tokens[0])
+        self.run_all()
+        (answer,) = self.out
+        if self.model.config.read_offset == 0 and tokens[0] == self.encoder.ids.seg:
+            answer.states.append(self.hidden[0])
+        if len(answer.ids) >= self.options.max_new_tokens:
+            self.active = []
+
+    def run_all(self) -> None:
+        whole = torch.tensor([self.ids], device=self.images.tokens.device)
+        embeds = self.model.embed(whole, self.images.tokens, self.prompt.regions)
+        self.hidden = self.language(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
+
+
+def ours(grounder: Grounder, pixels: list[np.ndarray]) -> list[list[int]]:
+    """All questions about all images in one batch."""
+    return answer(grounder, Run, pixels, [(image, text) for image in range(len(pixels)) for text in QUESTIONS])
+
+
+def theirs(grounder: Grounder, pixels: list[np.ndarray]) -> list[list[int]]:
+    """One question at a time, nothing kept."""
+    return [said for image in pixels for text in QUESTIONS for said in answer(grounder, Uncached, [image], [(0, text)])]
+
+
+def answer(
+    grounder: Grounder, kind: type[Run], pixels: list[np.ndarray], asked: list[tuple[int, str]]
+) -> list[list[int]]:
+    grounder.cached = None
+    images = grounder.encode(pixels)
+    prepared = [Prepared(image, (user_turn(text, ()),), (), ()) for image, text in asked]
+    run = kind(grounder.model, grounder.processor.encoder, images, grounder.prompts(images, prepared), grounder.options)
+    while run.active:
+        run.step()
+    grounder.finish(pixels, images, prepared, run.out)
+    return [out.ids for out in run.out]
+
+
+class Passes:
+    """Counts the tokens that run through the language model."""
+
+    def __init__(self, grounder: Grounder):
+        self.tokens = 0
+        grounder.model.llava.model.language_model.register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, _module: object, _args: object, given: dict) -> None:
+        rows, length = given["inputs_embeds"].shape[:2]
+        self.tokens += rows * length
+
+    def of(self, work: Callable[[], list[list[int]]]) -> tuple[list[list[int]], float, int]:
+        """What the work gives, its seconds, its tokens."""
+        self.tokens, started = 0, time.perf_counter()
+        return work(), time.perf_counter() - started, self.tokens
+
+
+def load(name: str, options: GenerationOptions) -> Grounder:
+    if name == "tiny":
+        small = SmallSizes(side=64, stem=(8, 8, 16), dim=32, depth=1, heads=1, prompt_dim=32, decoder_heads=2)
+        language = LanguageSizes(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+        return Grounder(*build(ModelConfig(small=small, language=language, region_grid=16)), options)
+    if name.endswith((".yaml", ".yml")):
+        return Grounder(*build(load_config(ModelConfig, name)), options)
+    return Grounder(*load_checkpoint(name), options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled", help="bundled, a checkpoint folder, a model config, or tiny")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--quick", action="store_true", help="one image, 16 tokens")
+    arguments = parser.parse_args()
+    limit = 16 if arguments.quick else arguments.max_new_tokens
+    grounder = load(arguments.model, GenerationOptions(max_new_tokens=limit))
+    count = 1 if arguments.quick else arguments.images
+    pixels = [make_scene(EVAL_SEED_START + number, held_out="allow").image for number in range(count)]
+    passes = Passes(grounder)
+    answer(grounder, Run, pixels[:1], [(0, QUESTIONS[0])])  # warm
+
+    said, seconds, tokens = passes.of(lambda: ours(grounder, pixels))
+    repeated, slow, many = passes.of(lambda: theirs(grounder, pixels))
+    equal = sum(first == second for first, second in zip(said, repeated, strict=True))
+    length = np.mean([len(ids) for ids in said])
+    print(f"{arguments.model}: {count} images x {len(QUESTIONS)} questions, {length:.1f} tokens an answer")
+    print(f"{'':24}{'token passes':>14}{'seconds':>10}")
+    print(f"{'cached, batched':24}{tokens:>14,}{seconds:>10.2f}")
+    print(f"{'uncached, one by one':24}{many:>14,}{slow:>10.2f}")
+    print(f"{'ratio':24}{many / tokens:>13.1f}x{slow / seconds:>9.1f}x")
+    print(f"the same answers: {equal} of {len(said)}")
+
+
+if __name__ == "__main__":
+    main()
