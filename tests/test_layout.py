@@ -30,7 +30,7 @@ MODULE = {"opencv-python-headless": "cv2", "pillow": "PIL", "protobuf": "google"
 
 TOP_LEVEL = {
     *(".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"),
-    *("configs", "datasets", "docs", "mglmm", "sam_bridge", "tests", "tools"),
+    *("configs", "datasets", "mglmm", "sam_bridge", "tests", "tools"),
 }
 
 

@@ -1,0 +1,293 @@
+"""Training: every stage runs, a stop changes nothing, and what trains is what the recipe names."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+
+from mglmm.checkpoint import load_checkpoint
+from mglmm.config import StageConfig, TrainConfig, parse
+from mglmm.train.data import GroundingData
+from mglmm.train.loop import Trainer
+from mglmm.train.lora import merged_state
+from mglmm.train.optim import build_optimizers, schedule, set_rates
+
+ROOT = Path(__file__).resolve().parents[2]
+WORLD = {"world": {"type": "world", "size": 64, "turns": 3}}
+PIXELS = {
+    "name": "pixels",
+    "kind": "pixels",
+    "max_steps": 3,
+    "per_device_train_batch_size": 1,
+    "warmup_steps": 1,
+    "train": {"encoder": 1, "mask_decoder": 1, "heads": 1, "semantic": 1},
+}
+WORDS = {
+    "name": "words",
+    "max_steps": 3,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "optim": "muon",
+    "warmup_steps": 1,
+    "train": {"projector": 1, "language_model": 1, "seg_projection": 1, "region_encoder": 1, "mask_decoder": 0.3},
+    "losses": {"distill": 1.0},
+    "masks_per_image": 2,
+    "sources": WORLD,
+}
+
+
+@pytest.fixture
+def make(tmp_path, tiny_sizes):
+    """A function from stages and keys to a `Trainer` on the tiny model, in a folder of the given name."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_sizes))
+
+    def trainer(folder, *stages, **keys):
+        plan = {
+            "model": str(tmp_path / "tiny.yaml"),
+            "output_dir": str(tmp_path / folder),
+            "dataloader_num_workers": 0,
+            "logging_steps": 1,
+            "save_steps": 100,
+            "num_threads": 1,
+            "stages": list(stages),
+        }
+        return Trainer(parse(TrainConfig, {**plan, **keys}, "test"), folder)
+
+    yield trainer
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process, several precisions
+
+
+def log(trainer):
+    """What was logged, without the clock."""
+    rows = [json.loads(line) for line in (trainer.folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+
+
+def same(first, second):
+    return all(torch.equal(value, second[key]) for key, value in first.items()) and first.keys() == second.keys()
+
+
+def test_resuming_gives_the_same_losses_and_weights(make):
+    """Two kinds of stage, Muon, accumulation, picked masks and distillation; stops inside and between stages."""
+    whole = make("whole", PIXELS, WORDS)
+    whole.run()
+    rows = log(whole)
+    assert [(row["stage"], row["step"]) for row in rows] == [(n, s) for n in ("pixels", "words") for s in (1, 2, 3)]
+    assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
+    assert {"ce", "bce", "dice", "distill"} <= rows[-1].keys() and rows[0]["learning_rate"] > 0
+    for until in (2, 1, 1, 5):
+        cut = make("cut", PIXELS, WORDS)
+        cut.run(until=until)
+    assert log(cut) == rows
+    assert same(whole.model.state_dict(), cut.model.state_dict())
+    assert same(whole.model.state_dict(), load_checkpoint(cut.folder / "last" / "model")[0].state_dict())
+    config = load_checkpoint(cut.folder / "last" / "model")[0].config
+    assert config.trained_on == ["pixels", "words"] and config.world_version
+
+
+def test_workers_change_nothing(make):
+    short = {**WORDS, "max_steps": 2, "losses": {}}
+    here, there = make("here", short), make("there", short, dataloader_num_workers=1)
+    here.run()
+    there.run()
+    assert log(here) == log(there)
+
+
+def test_a_finished_run_stays_as_it_is(make):
+    stage = {**PIXELS, "max_steps": 1}
+    make("run", stage).run()
+    again = make("run", stage)
+    before = log(again)
+    assert again.run() == again.folder / "last" / "model"
+    assert log(again) == before
+
+
+def test_a_stage_under_way_is_not_yet_what_was_trained_on(make):
+    trainer = make("run", {**PIXELS, "max_steps": 1}, WORDS)
+    trainer.run(until=1)
+    assert load_checkpoint(trainer.folder / "last" / "model")[0].config.trained_on == ["pixels"]
+
+
+def test_a_folder_of_another_recipe_is_refused(make):
+    make("run", PIXELS).run(until=1)
+    other = {**PIXELS, "learning_rate": 0.5}
+    with pytest.raises(ValueError, match=r"holds a run whose 'stages.0.learning_rate' is 0.001, this recipe has 0.5"):
+        make("run", other)
+    with pytest.raises(ValueError, match=r"'seed' is 0, this recipe has 4; give another output_dir"):
+        make("run", PIXELS, seed=4)
+    make("run", PIXELS, logging_steps=7, save_steps=3)  # what does not change the losses may differ
+
+
+def test_a_run_of_an_older_program_goes_on(make):
+    """Keys that came later take their defaults."""
+    trainer = make("run", PIXELS)
+    trainer.run(until=1)
+    path = trainer.folder / "last" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    recipe = json.loads(state["recipe"])
+    del recipe["stages"][0]["masks_per_image"], recipe["lora"]
+    torch.save({**state, "recipe": json.dumps(recipe)}, path)
+    assert make("run", PIXELS).step == 1
+
+
+def test_accumulation_is_the_mean_of_its_parts(make):
+    stage = {**WORDS, "losses": {}, "optim": "adamw", "learning_rate": 1e-12, "per_device_train_batch_size": 1}
+    parts = make("parts", {**stage, "gradient_accumulation_steps": 1, "max_steps": 2})
+    parts.run()
+    together = make("together", {**stage, "max_steps": 1})
+    together.run()
+    for name in ("loss", "ce", "bce", "dice"):
+        mean = sum(row[name] for row in log(parts)) / 2
+        assert log(together)[0][name] == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["projector", "mask_decoder", "encoder"])
+def test_only_named_groups_move(make, name):
+    stage = {**WORDS, "losses": {}, "train": {name: 1.0}, "max_steps": 1, "gradient_accumulation_steps": 1}
+    trainer = make("run", stage)
+    groups = trainer.model.parameter_groups()
+    before = {key: {k: p.clone() for k, p in members.items()} for key, members in groups.items()}
+    trainer.run()
+    for key, members in groups.items():
+        moved = any(not torch.equal(parameter, before[key][k]) for k, parameter in members.items())
+        assert moved == (key == name), key
+
+
+def test_original_sized_masks_and_bf16(make):
+    stage = {**WORDS, "losses": {"mask_size": "original"}, "max_steps": 1}
+    trainer = make("run", stage, bf16=True)
+    trainer.run()
+    assert log(trainer)[0]["bce"] > 0
+    assert next(trainer.model.parameters()).dtype == torch.float32
+
+
+def test_a_loss_that_is_no_number_stops_the_run(make):
+    trainer = make("run", {**WORDS, "losses": {}})
+    trainer.model.seg_projection[0].weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"stage 'words', step 0: loss nan.*lower learning_rate"):
+        trainer.run()
+
+
+def test_pixels_need_the_small_backbone(make):
+    trainer = make("run", WORDS)
+    trainer.pixels = None
+    with pytest.raises(ValueError, match="of kind pixels, which only the small backbone has"):
+        trainer.stage_parts(parse(StageConfig, PIXELS, "test"))
+
+
+# Optimizers and rates
+
+
+def test_muon_takes_matrices_only(tiny):
+    stage = parse(StageConfig, {**WORDS, "train": {"language_model": 1.0, "mask_decoder": 0.5}}, "test")
+    muon, adam = build_optimizers(tiny[0].parameter_groups(), stage)
+    assert all(p.ndim == 2 for group in muon.param_groups for p in group["params"])
+    embedding = tiny[0].get_input_embeddings().weight
+    assert any(embedding is p for group in adam.param_groups for p in group["params"] if group["weight_decay"] == 0)
+    factor = set_rates([muon, adam], 0, stage)
+    assert factor == 1.0
+    assert {group["lr"] for group in adam.param_groups} == {1e-3, 0.5e-3}
+
+
+def test_rates_warm_up_and_come_down():
+    stage = parse(StageConfig, {**WORDS, "max_steps": 100, "warmup_steps": 10, "lr_end": 0.1}, "test")
+    rates = [schedule(step, stage) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1 and rates[100] == pytest.approx(0.1)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+# Adapters
+
+
+LORA = {**WORDS, "losses": {}, "optim": "adamw", "learning_rate": 1e-2, "train": {"lora": 1.0, "token_rows": 1.0}}
+ADAPTERS = {"rank": 2, "dropout": 0.2, "targets": ["q_proj", "v_proj"]}
+
+
+def test_adapters_train_alone_and_are_merged_into_the_checkpoint(make):
+    trainer = make("run", LORA, lora=ADAPTERS)
+    before = {key: value.clone() for key, value in merged_state(trainer.model).items()}
+    folder = trainer.run()
+    model, processor = load_checkpoint(folder)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    moved = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    name = "llava.model.language_model."
+    embedding = {f"{name}embed_tokens.weight", "llava.lm_head.weight"}
+    assert moved == {*(f"{name}layers.0.self_attn.{part}.weight" for part in ("q_proj", "v_proj")), *embedding}
+    rows = (before[f"{name}embed_tokens.weight"] != after[f"{name}embed_tokens.weight"]).any(1).nonzero()[:, 0]
+    ids = processor.ids
+    assert set(rows.tolist()) <= {ids.seg, ids.phrase_open, ids.phrase_close, ids.region} and len(rows) >= 2
+
+    stage = parse(StageConfig, LORA, "test")
+    batch, _ = GroundingData(stage, processor, 0)(0)
+    with torch.no_grad():
+        trainer.model.eval()
+        assert torch.allclose(trainer.model(batch).states, model(batch).states, atol=1e-5)
+
+
+def test_resuming_adapters_is_exact(make):
+    """Dropout included."""
+    whole = make("whole", LORA, lora=ADAPTERS)
+    whole.run()
+    for until in (1, 2):
+        cut = make("cut", LORA, lora=ADAPTERS)
+        cut.run(until=until)
+    assert log(cut) == log(whole)
+    assert same(whole.model.state_dict(), cut.model.state_dict())
+
+
+def test_with_adapters_the_language_model_is_frozen(make):
+    with pytest.raises(ValueError, match=r"trains \['language_model'\], but this model has the groups .*'lora'"):
+        make("run", {**LORA, "train": {"language_model": 1.0}}, lora=ADAPTERS).run()
+    with pytest.raises(ValueError, match=r"lora.targets is \['nothing'\]: "):
+        make("run", LORA, lora={**ADAPTERS, "targets": ["nothing"]})
+
+
+# Logs and several processes
+
+
+def test_wandb_offline(make, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    trainer = make("run", {**WORDS, "losses": {}, "max_steps": 1}, report_to="wandb")
+    trainer.run()
+    runs = list((trainer.folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 1 and runs[0].stat().st_size > 0
+    assert [path.name for path in trainer.folder.glob("*.png")], "the panel of answers"
+
+
+@pytest.mark.slow
+def test_two_processes_of_which_one_has_no_masks(make, tmp_path):
+    tasks = {"caption": 0.5, "referring": 0.5}
+    source = {"world": {"type": "world", "size": 64, "turns": 1, "tasks": tasks}}
+    stage = {**WORDS, "per_device_train_batch_size": 1, "losses": {}, "sources": source, "max_steps": 6}
+    trainer = make("one", stage)
+    config = parse(StageConfig, stage, "test")
+    masks = [
+        [len(GroundingData(config, trainer.processor, 0, rank, 2)(step)[0].picked) for rank in (0, 1)]
+        for step in range(12)
+    ]
+    assert any((first == 0) != (second == 0) for first, second in masks)
+
+    recipe = {**trainer.config.model_dump(mode="json"), "output_dir": str(tmp_path / "two")}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**recipe, "stages": [{**PIXELS, "max_steps": 2}, stage]}))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "datasets")]),
+    }
+    command += [str(ROOT / "tools" / "train.py"), str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
+    assert [(row["stage"], row["step"]) for row in rows][-1] == ("words", 6) and len(rows) == 8
+    assert all(0 < row["loss"] < 1e4 for row in rows)
+    load_checkpoint(tmp_path / "two" / "last" / "model")
