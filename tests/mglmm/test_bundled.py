@@ -1,6 +1,6 @@
 """The model in the package, on scenes it has never seen: what random weights could not do."""
 
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -27,8 +27,9 @@ def grounder():
 def asked(count, seed=EVAL_SEED_START + 700_000):
     """`count` questions of mixed tasks, so of mixed lengths, each about its own scene."""
     each = -(-count // len(TASKS))
-    samples = chain.from_iterable(zip(*(eval_samples(task, each, seed + 1000 * i) for i, task in enumerate(TASKS))))
-    return [Item(sample, sample.conversations[0]).query for sample, _ in zip(samples, range(count), strict=False)]
+    columns = [eval_samples(task, each, seed + 1000 * number) for number, task in enumerate(TASKS)]
+    samples = islice(chain.from_iterable(zip(*columns, strict=True)), count)
+    return [Item(sample, sample.conversations[0]).query for sample in samples]
 
 
 def answers(grounder, queries, options):
@@ -110,17 +111,17 @@ def test_it_knows_its_world(grounder):
     """Floors well below what is measured, and far above what random weights reach (0)."""
     config = WorldConfig(
         tasks=("panoptic", "referring", "absent", "region"),
-        count=32, batch_size=32, blind=False, resamples=0, seed=EVAL_SEED_START + 900_000,
+        count=20, batch_size=20, blind=False, resamples=0, seed=EVAL_SEED_START + 900_000,
     )  # fmt: skip
     report = evaluate_world(grounder.predict, config)
     assert report.row("panoptic", "recall_noun@0.5/thing").value > 0.25
     assert report.row("referring", "cIoU").value > 0.3
-    assert report.row("region", "category").value > 0.3
+    assert report.row("region naming", "category").value > 0.3
 
 
 def test_noise_is_not_the_answer_to_everything(grounder):
     """The blind model does worse: the answers come from the image."""
-    config = WorldConfig(tasks=("referring",), count=32, batch_size=32, resamples=0, seed=EVAL_SEED_START + 950_000)
+    config = WorldConfig(tasks=("referring",), count=20, batch_size=20, resamples=0, seed=EVAL_SEED_START + 950_000)
     row = evaluate_world(grounder.predict, config).row("referring", "cIoU")
     assert row.value > row.beside["blind"] + 0.2
 
