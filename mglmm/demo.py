@@ -137,7 +137,10 @@ def gold_answer(item: Item) -> Answer:
 
 
 def save(shown: Sequence[Shown], folder: Path) -> list[Path]:
-    """Write a picture of each answer, the contact sheet `demo.png` and the page `index.html`; returns the last two."""
+    """Write a picture of each answer, all of them as `answers.png`, and beside the truth as `demo.png` and `index.html`.
+
+    Returns the last two.
+    """
     cells, cards, regions = [], [], []
     for number, each in enumerate(shown, 1):
         each.answer.save(folder / f"{number:02d}-{each.item.conversation.task}.png", each.regions)
@@ -148,5 +151,6 @@ def save(shown: Sequence[Shown], folder: Path) -> list[Path]:
             regions.append(each.regions)
     sheet, page = folder / "demo.png", folder / "index.html"
     contact_sheet(cells, columns=4).save(sheet)
+    contact_sheet(cells[::2], columns=4).save(folder / "answers.png")
     write_atomically(page, answer_page(cards, "Answers on scenes that training never saw", regions).encode("utf-8"))
     return [sheet, page]
