@@ -137,7 +137,7 @@ def gold_answer(item: Item) -> Answer:
 
 
 def save(shown: Sequence[Shown], folder: Path) -> list[Path]:
-    """Write a picture of each answer, all of them as `answers.png`, and beside the truth as `demo.png` and `index.html`.
+    """Write a picture of each answer, all as `answers.png`, and beside the truth as `demo.png` and `index.html`.
 
     Returns the last two.
     """
