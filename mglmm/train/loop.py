@@ -140,12 +140,11 @@ class Trainer:
             self.step = step + 1
             rate = stage.learning_rate * factor
             self.log.step(stage, self.step, totals, rate, norm, time.monotonic() - started, self.left_out)
+            self.remember(optimizers)
             if self.step % self.config.save_steps == 0 and self.step < stage.max_steps:
-                self.remember(optimizers)
                 self.save()
             if self.step % self.config.save_steps == 0 or self.step == stage.max_steps:
                 self.show(stage, data)
-            self.remember(optimizers)
             yield self.step
 
     def show(self, stage: StageConfig, data: Any) -> None:

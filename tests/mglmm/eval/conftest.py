@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mglmm.answer import Answer, Instance, Phrase
+from mglmm.demo import gold_answer
 from mglmm.eval.protocol import Item
 from mglmm.eval.text import Vocabulary
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
@@ -63,17 +64,7 @@ def make_answer():
 @pytest.fixture(scope="session")
 def echo_gold():
     """The gold answer of an item, as a perfect model would give it."""
-
-    def echo(item):
-        phrases = []
-        for span in item.gold.phrases:
-            regions = [item.sample.regions[index] for index in span.regions]
-            boxes = item.gold.grounding == "box"
-            instances = tuple(Instance(None if boxes else region.mask, region.bounds, 1.0) for region in regions)
-            phrases.append(Phrase(item.gold.text[span.start : span.end], (span.start, span.end), instances))
-        return Answer(item.gold.text, tuple(phrases), item.sample.image)
-
-    return echo
+    return gold_answer
 
 
 @pytest.fixture(scope="session")
