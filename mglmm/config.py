@@ -53,6 +53,8 @@ class LossConfig(Strict):
     ce: float = 1.0
     bce: float = 2.0
     dice: float = 0.5
+    where: float = 0.0  # L1 + GIoU on the boxes that the small backbone looks in, of all [SEG] and of decoded ones
+    quality: float = 0.0  # squared error of the predicted IoU: a score that means something
     distill: float = 0.0  # draws [SEG] prompts to the semantic prompt of their region (world only)
     mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
 
@@ -80,6 +82,8 @@ class StageConfig(Strict):
     augment: dict[str, Any] | None = None
     share_prefix: bool = True  # conversations of an image share its tokens under a block mask
     prompts_per_image: int = Field(default=4, gt=0)  # masks prompted for in each image of a pixels stage
+    pixels_batch_size: int = Field(default=0, ge=0)  # images of pixel pre-training beside each grounding batch
+    pixels_weight: float = 1.0  # of their losses
     masks_per_image: int | None = None  # at most so many masks of an image are decoded in a step (drawn at random)
     max_length: int = 2048  # tokens of a row; conversations that do not fit are left out, and counted
 

@@ -221,7 +221,7 @@ class Grounder:
             return torch.zeros(0, self.processor.mask_side, self.processor.mask_side)
         prompts = self.model.seg_projection(torch.stack(list(states)))
         index = torch.tensor(list(image), device=prompts.device)
-        return self.model.decode_masks(images.features, prompts, index).float().cpu()
+        return self.model.decode_masks(images.features, prompts, index).logits[:, 0].float().cpu()
 
     def phrases(self, read: ReadAnswer, out: Generated, logits: Tensor, size: tuple[int, int]) -> tuple[Phrase, ...]:
         """Phrases of one answer with masks at image size.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from sam_bridge.bridge import Features
+from sam_bridge.bridge import Features, Masks
 from sam_bridge.canvas import Canvas
 
 IGNORE = -100
@@ -37,6 +37,7 @@ class Batch:
     originals: tuple[Tensor, ...] = ()  # bool[H, W] for each picked mask, at original size
     canvases: tuple[Canvas, ...] = ()  # of each image
     target_regions: tuple[tuple[int, int], ...] = ()  # (image, region of its sample) of all M [SEG]
+    target_boxes: Tensor | None = None  # float[M, 4], xyxy, shares of S; NaN where a mask is empty
     attributes: dict[str, Tensor] | None = None  # of all M regions, for distillation (world only)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -73,5 +74,10 @@ class Output:
     token_logits: Tensor  # float[T, V]
     token_labels: Tensor  # int64[T]
     prompts: Tensor  # float[M, C], projected [SEG] states
-    mask_logits: Tensor  # float[P, q, q] over the square
+    masks: Masks  # of the P picked ones: logits float[P, 1, q, q] over the square, scores float[P, 1], boxes
     states: Tensor  # float[M, D], the [SEG] states themselves
+
+    @property
+    def mask_logits(self) -> Tensor:
+        """float[P, q, q]."""
+        return self.masks.logits[:, 0]

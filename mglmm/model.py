@@ -31,7 +31,7 @@ from transformers import (
 from mglmm.encode import visible
 from mglmm.inputs import IGNORE, Batch, ImageState, Output
 from mglmm.regions import MaskMean
-from sam_bridge.bridge import Features
+from sam_bridge.bridge import Features, Masks
 from sam_bridge.prompt import Prompts
 from sam_bridge.sam import HfSam
 from sam_bridge.small import SmallBridge, SmallConfig
@@ -308,15 +308,15 @@ class Mglmm(PreTrainedModel):
         masks = self.decode_masks(image.features, prompts[picked], batch.row_image[row[picked]])
         return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states)
 
-    def decode_masks(self, features: Features, prompts: Tensor, image: Tensor) -> Tensor:
-        """Mask logits float[P, q, q] of prompts float[P, C], each of the image int64[P]; all in one ragged call."""
+    def decode_masks(self, features: Features, prompts: Tensor, image: Tensor) -> Masks:
+        """Masks of prompts float[P, C], each of the image int64[P], in one ragged call: logits float[P, 1, q, q]."""
         states = [prompts[image == index] for index in range(len(features))]
-        masks = self.bridge.decode(features, Prompts.language(states)).logits[:, :, 0]
+        masks = self.bridge.decode(features, Prompts.language(states))
         order = torch.argsort(image, stable=True)
         slot = torch.empty_like(image)
         counts = torch.tensor([len(state) for state in states], device=image.device)
         slot[order] = torch.cat([torch.arange(int(count), device=image.device) for count in counts])
-        return masks[image, slot]
+        return masks.pick(image, slot)
 
 
 AutoConfig.register("mglmm", MglmmConfig)

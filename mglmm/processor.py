@@ -160,6 +160,7 @@ class MglmmProcessor:
             originals=tuple(torch.from_numpy(samples[i].regions[r].mask) for i, r in chosen) if original else (),
             canvases=canvases,
             target_regions=tuple(targets),
+            target_boxes=square_boxes([(canvases[i], samples[i].regions[r]) for i, r in targets]),
         )
         return batch, left_out
 
@@ -191,6 +192,15 @@ def pick(images: Sequence[int], limit: int | None, rng: np.random.Generator | No
         own = [position for position, each in enumerate(images) if each == image]
         chosen += own if len(own) <= limit else rng.choice(own, limit, replace=False).tolist()
     return sorted(chosen)
+
+
+def square_boxes(regions: Sequence[tuple[Canvas, Region]]) -> torch.Tensor:
+    """Tight boxes of regions in their squares: float32[M, 4], xyxy, shares of the side; NaN where a mask is empty."""
+    boxes = np.full((len(regions), 4), np.nan, np.float32)
+    for row, (canvas, region) in zip(boxes, regions, strict=True):
+        if region.bounds is not None:
+            row[:] = canvas.boxes(np.asarray(region.bounds, np.float32)) / canvas.frame[0]
+    return torch.from_numpy(boxes)
 
 
 AutoProcessor.register(MglmmConfig, MglmmProcessor)

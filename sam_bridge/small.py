@@ -125,6 +125,12 @@ class PixelEncoder(nn.Module):
         return Features(embedding=self.neck(map16), tokens=tokens, skips=(s8, s4, s2))
 
 
+def corners(box: Tensor) -> Tensor:
+    """Boxes float[..., 4], centre and size, to xyxy."""
+    centre, size = box.split(2, -1)
+    return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
 def soft_box(box: Tensor, cells: int) -> Tensor:
     """Boxes float[P, 4] (centre, size, shares) as maps float[P, 3, cells, cells]: inside 0..1, x, y relative to it."""
     at = (torch.arange(cells, device=box.device) + 0.5) / cells
@@ -176,9 +182,17 @@ class SkipMaskDecoder(nn.Module):
         # What to look for: one embedding per stride-4 pixel, shared by all prompts of an image (MaskFormer's head).
         self.pixel = nn.Sequential(nn.Conv2d(c4, dim, 1), nn.GELU(), nn.Conv2d(dim, dim // 2, 1))
         self.pixel_out = nn.Linear(dim, dim // 2)
-        for zero in (self.place16, self.place8, self.place4, self.pixel_out):
+        # The first box is read from the prompt alone; what the prompt saw in the image moves it (Deformable DETR's step).
+        self.refine = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 4))
+        for zero in (self.place16, self.place8, self.place4):
             nn.init.zeros_(zero.weight)
-        nn.init.zeros_(self.pixel_out.bias)
+        for last in (self.pixel_out, cast(nn.Linear, self.refine[-1])):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def look(self, sparse: Tensor) -> Tensor:
+        """Where prompts float[P, T, C] point before they have seen the image: logits float[P, 4] of centre and size."""
+        return cast(Tensor, self.where(sparse[:, :2].flatten(1))).float()
 
     def forward(
         self, features: Features, image_PE: Tensor, index: Tensor, sparse: Tensor, dense: Tensor | None
@@ -193,16 +207,17 @@ class SkipMaskDecoder(nn.Module):
             dense: float[P, C, g, g] to add to the image, or None.
 
         Returns:
-            mask logits float[P, side/2, side/2], predicted IoU float[P], and where it looked, boxes float[P, 4]
-            (centre x, y, width, height, shares of the side).
+            mask logits float[P, side/2, side/2], logits float[P] of the predicted IoU, and where it looked before and
+            after it saw the image, boxes float[P, 2, 4] (xyxy, shares of the side).
         """
         count, grid = index.shape[0], features.embedding.shape[-1]
-        box = self.where(sparse[:, :2].flatten(1)).float().sigmoid()
+        looked = self.look(sparse)
+        first = looked.sigmoid()
         skip8, skip4, skip2 = (conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         image = features.embedding.index_select(0, index)
         image = image if dense is None else image + dense
         dtype = image.dtype
-        image = image + self.place16(soft_box(box, grid).to(dtype))
+        image = image + self.place16(soft_box(first, grid).to(dtype))
         tokens = torch.cat([self.output_tokens.weight.expand(count, -1, -1).to(sparse.dtype), sparse], 1)[:, None]
         tokens, image = self.transformer(
             point_embeddings=tokens,
@@ -211,6 +226,7 @@ class SkipMaskDecoder(nn.Module):
             attention_similarity=None,
         )
         image = image[:, 0].transpose(1, 2).reshape(count, -1, grid, grid)
+        box = (looked.detach() + self.refine(tokens[:, 0, 1]).float()).sigmoid()
         x8 = F.gelu(
             self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid).to(dtype))
         )
@@ -222,7 +238,7 @@ class SkipMaskDecoder(nn.Module):
         coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
         logits = logits + F.interpolate(coarse[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
         logits = logits + self.gate * (soft_box(box, 8 * grid)[:, 0] - 1)
-        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], box
+        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], corners(torch.stack([first, box], 1))
 
     @property
     def skips(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
@@ -284,7 +300,8 @@ class SmallBridge(nn.Module):
     def decode_flat(
         self, features: Features, index: Tensor, sparse: Tensor, dense: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Prompt tokens float[P, T, C] and images int[P] to logits float[P, q, q], IoU float[P], boxes float[P, 4]."""
+        """Prompt tokens float[P, T, C] and images int[P] to logits float[P, q, q], IoU's logits float[P], boxes
+        float[P, 2, 4]; see `SkipMaskDecoder`."""
         return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense)
 
     def state_tokens(self, states: Tensor) -> Tensor:
@@ -296,7 +313,7 @@ class SmallBridge(nn.Module):
         return torch.stack([states, nothing.expand(states.shape)], -2)
 
     def decode(self, features: Features, prompts: Prompts, multimask: bool = False) -> Masks:
-        """One mask a prompt: logits float[B, K, 1, side/2, side/2] and predicted IoU float[B, K, 1].
+        """One mask a prompt: logits float[B, K, 1, side/2, side/2], predicted IoU float[B, K, 1], and boxes.
 
         Raises:
             ValueError: prompts of other images, of another width, or masks of another side than this model's.
@@ -317,10 +334,10 @@ class SmallBridge(nn.Module):
                 f"mask prompts are {tuple(prompts.masks.shape[-2:])}, this decoder takes {wanted}; resize them first"
             )
 
-        def decode_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        def decode_rows(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
             dense = None if rows.masks is None else self.prompt_encoder.mask_embed(rows.masks)
-            logits, quality, _ = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
-            return logits[:, None], quality[:, None]
+            logits, quality, boxes = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
+            return logits[:, None], quality[:, None].sigmoid(), boxes
 
         return decode_ragged(prompts, decode_rows)
 

@@ -16,7 +16,7 @@ from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint
 from mglmm.config import LossConfig, load_config
 from mglmm.inputs import Batch
-from mglmm.train.grounding import GroundingTraining
+from mglmm.train.grounding import GroundingTraining, Joint
 from mglmm.train.loop import weighted
 from mglmm_data.sample import Sample
 from mglmm_data.world.source import World
@@ -28,7 +28,7 @@ TRAINED = ("projector", "language_model", "seg_projection", "region_encoder", "m
 def step(training: GroundingTraining, batch: Batch) -> tuple[float, float]:
     """Seconds of a forward and a backward pass, and the loss."""
     started = time.perf_counter()
-    loss = weighted(training(batch), training.weights())
+    loss = weighted(training(Joint(batch)), training.weights())
     loss.backward()
     training.zero_grad(set_to_none=True)
     return time.perf_counter() - started, float(loss.detach())

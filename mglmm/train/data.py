@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 from mglmm.config import StageConfig
 from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
-from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS
+from mglmm.train.grounding import Joint
+from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.mixture import Mixture
 from mglmm_data.registry import make_source
 from mglmm_data.sample import Sample
@@ -28,7 +29,11 @@ class GroundingData:
     """
 
     def __init__(self, stage: StageConfig, processor: MglmmProcessor, seed: int, rank: int = 0, world_size: int = 1):
-        self.stage, self.processor, self.seed, self.rank = stage, processor, seed, rank
+        self.stage, self.processor, self.seed = stage, processor, seed
+        self.rank, self.world_size = rank, world_size
+        self.pixels = None
+        if stage.pixels_batch_size:
+            self.pixels = PixelData(seed, stage.pixels_batch_size, processor.side, stage.prompts_per_image)
         sources = {name: make_source(spec) for name, spec in stage.sources.items()}
         weights = {name: stage.weights.get(name, 1.0) for name in sources}
         self.mixture = Mixture(sources, weights, seed=seed, rank=rank, world_size=world_size)
@@ -39,7 +44,7 @@ class GroundingData:
 
             self.augment = Augment(parse(AugmentConfig, stage.augment, f"stage {stage.name!r}, augment"))
 
-    def __call__(self, step: int) -> tuple[Batch, int]:
+    def __call__(self, step: int) -> tuple[Joint, int]:
         """The batch of a micro-step, and how many conversations were too long for it."""
         size = self.stage.per_device_train_batch_size
         samples = [self.sample(step * size + number) for number in range(size)]
@@ -54,7 +59,8 @@ class GroundingData:
         )
         if self.stage.losses.distill > 0:
             batch = replace(batch, attributes=attributes_of(batch, samples))
-        return batch, left_out
+        pixels = None if self.pixels is None else self.pixels(step, self.rank, self.world_size)
+        return Joint(batch, pixels), left_out
 
     def sample(self, number: int) -> Sample:
         sample = self.mixture.sample(number)
@@ -71,7 +77,7 @@ def attributes_of(batch: Batch, samples: list[Sample]) -> dict[str, Tensor]:
     Raises:
         ValueError: a label is not of the world; distillation needs world samples.
     """
-    noun, part, color, box = [], [], [], []
+    noun, part, color = [], [], []
     for image, index in batch.target_regions:
         region = samples[image].regions[index]
         words, _, owner = region.label.partition(" of the ")
@@ -85,13 +91,11 @@ def attributes_of(batch: Batch, samples: list[Sample]) -> dict[str, Tensor]:
         part.append(PARTS.index(head[-1]) if owner else 0)
         named = [word for word in (head if not owner else head[:-1]) if word in COLOR_NAMES]
         color.append(COLOR_NAMES.index(named[0]) if named else 0)
-        canvas, bounds = batch.canvases[image], region.bounds or (0.0, 0.0, 1.0, 1.0)
-        box.append(canvas.boxes(np.asarray(bounds, np.float32)) / canvas.frame[0])
     return {
         "noun": torch.tensor(noun, dtype=torch.long),
         "part": torch.tensor(part, dtype=torch.long),
         "color": torch.tensor(color, dtype=torch.long),
-        "box": torch.from_numpy(np.asarray(box, np.float32).reshape(-1, 4)),
+        "box": torch.nan_to_num(cast(Tensor, batch.target_boxes)),
     }
 
 

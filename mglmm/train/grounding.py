@@ -2,47 +2,90 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mglmm.config import LossConfig
 from mglmm.inputs import Batch, Output
-from mglmm.losses import bce_loss, dice_loss
+from mglmm.losses import bce_loss, box_loss, dice_loss
 from mglmm.model import Mglmm
-from mglmm.train.pretrain import Attributes, SemanticPrompt
+from mglmm.train.pretrain import WEIGHTS, Attributes, PixelBatch, PixelPretraining
+from sam_bridge.small import corners
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """One step of a grounding stage: conversations and, where the recipe asks, pixel pre-training beside them."""
+
+    grounding: Batch
+    pixels: PixelBatch | None = None
+
+    def to(self, device: torch.device) -> Joint:
+        return Joint(self.grounding.to(device), None if self.pixels is None else self.pixels.to(device))
 
 
 class GroundingTraining(nn.Module):
-    """Model and, where there is one, the frozen semantic prompt that `[SEG]` projections are drawn to."""
+    """Model and, on the world, the pre-training heads, whose semantic prompt `[SEG]` projections are drawn to.
 
-    def __init__(self, model: Mglmm, losses: LossConfig, semantic: SemanticPrompt | None = None):
+    Args:
+        model: what trains.
+        losses: weights of the sum.
+        pixels: the heads over the same bridge; the small backbone alone has them.
+        pixels_weight: of the losses of pixel pre-training.
+
+    Raises:
+        ValueError: losses that need the small backbone, without it.
+    """
+
+    def __init__(
+        self, model: Mglmm, losses: LossConfig, pixels: PixelPretraining | None = None, pixels_weight: float = 1.0
+    ):
         super().__init__()
-        if losses.distill > 0 and semantic is None:
-            raise ValueError(
-                "losses.distill needs the semantic prompt of a pixels stage; run one before, or set losses.distill=0"
-            )
-        self.model, self.losses, self.semantic = model, losses, semantic
+        if pixels is None and (losses.distill or losses.where):
+            raise ValueError("losses.distill and losses.where need the small backbone and its heads; set both to 0")
+        self.model, self.losses, self.pixels, self.pixels_weight = model, losses, pixels, pixels_weight
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        out: Output = self.model(batch)
-        losses = {"ce": token_loss(out), **mask_losses(out, batch)}
+    def forward(self, batch: Joint) -> dict[str, Tensor]:
+        out: Output = self.model(batch.grounding)
+        losses = {"ce": token_loss(out), **mask_losses(out, batch.grounding)}
+        if self.losses.where > 0:
+            losses["where"] = self.where(out, batch.grounding)
+        if self.losses.quality > 0:
+            losses["quality"] = quality_loss(out, batch.grounding)
         if self.losses.distill > 0:
-            assert self.semantic is not None and batch.attributes is not None
-            losses["distill"] = self.distillation(out.prompts, batch.attributes)
+            assert batch.grounding.attributes is not None
+            losses["distill"] = self.distillation(out.prompts, batch.grounding.attributes)
+        if batch.pixels is not None:
+            assert self.pixels is not None
+            losses |= {f"pixels_{name}": value for name, value in self.pixels(batch.pixels).items()}
         return losses
+
+    def where(self, out: Output, batch: Batch) -> Tensor:
+        """Where all prompts point at first, and where the decoded ones looked in the end."""
+        assert self.pixels is not None and batch.target_boxes is not None and out.masks.boxes is not None
+        bridge = self.pixels.bridge
+        first = corners(bridge.mask_decoder.look(bridge.state_tokens(out.prompts)).sigmoid())
+        terms = []
+        for boxes, target in ((first, batch.target_boxes), (out.masks.boxes[:, 1], batch.target_boxes[batch.picked])):
+            known = target.isfinite().all(1)
+            terms.append(box_loss(boxes[known], target[known]).mean() if known.any() else boxes.sum() * 0)
+        return terms[0] + terms[1]
 
     def distillation(self, prompts: Tensor, attributes: dict[str, Tensor]) -> Tensor:
         """Squared distance of `[SEG]` prompts to semantic ones, in units of their variance."""
-        assert self.semantic is not None
+        assert self.pixels is not None
         if not len(prompts):
             return prompts.sum()
         with torch.no_grad():
-            wanted = self.semantic(Attributes(**attributes)).float()
+            wanted = self.pixels.semantic(Attributes(**attributes)).float()
         return F.mse_loss(prompts.float(), wanted) / wanted.var().clamp_min(1e-6)
 
     def weights(self) -> dict[str, float]:
-        return self.losses.model_dump(exclude={"mask_size"})
+        own = self.losses.model_dump(exclude={"mask_size"})
+        return own | {f"pixels_{name}": self.pixels_weight * value for name, value in WEIGHTS.items()}
 
 
 def token_loss(out: Output) -> Tensor:
@@ -69,3 +112,12 @@ def mask_losses(out: Output, batch: Batch) -> dict[str, Tensor]:
         bce.append(bce_loss(full, target[None].float()))
         dice.append(dice_loss(full, target[None].float()))
     return {"bce": torch.cat(bce).mean(), "dice": torch.cat(dice).mean()}
+
+
+def quality_loss(out: Output, batch: Batch) -> Tensor:
+    """Squared error of the predicted IoU against what the mask really has, at the decoder's size."""
+    if not len(out.mask_logits) or batch.originals:
+        return out.masks.scores.sum() * 0
+    inside, wanted = out.mask_logits.detach() > 0, batch.mask_targets > 0.5
+    iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
+    return F.mse_loss(out.masks.scores[:, 0].float(), iou)

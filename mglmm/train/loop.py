@@ -184,8 +184,11 @@ class Trainer:
                 self.config.seed, stage.per_device_train_batch_size, self.processor.side, stage.prompts_per_image
             )
             return self.pixels, lambda step: (pixel_data(step, rank, world), 0), groups, WEIGHTS
-        semantic = self.pixels.semantic if self.pixels is not None else None
-        module = GroundingTraining(self.model, stage.losses, semantic)
+        if stage.pixels_batch_size and self.pixels is None:
+            raise ValueError(
+                f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
+            )
+        module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight)
         seed = self.config.seed + 1000 * self.stage_index
         return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mglmm.losses import bce_loss, dice_loss
+from mglmm.losses import bce_loss, box_loss, dice_loss
 from mglmm_data import masks
 from mglmm_data.world.scene import Scene, dense_targets, make_scene
 from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
@@ -144,9 +144,13 @@ class PixelPretraining(nn.Module):
         with torch.no_grad():
             inside, wanted = logits > 0, target > 0.5
             iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
-        centre, size = where[:, :2], where[:, 2:]
-        looked = torch.cat([centre - size / 2, centre + size / 2], -1)
-        losses["where"] = (looked - batch.wanted.box.flatten(0, 1)).abs().mean()
+        box = batch.wanted.box.flatten(0, 1)
+        told = (kind != POINT).float()  # a point does not say how large
+        losses["where"] = (box_loss(where[:, 0], box) * told).mean() + box_loss(where[:, 1], box).mean()
+        losses["watch_where"] = ((where[:, 0] - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(1)
+        losses["watch_where2"] = ((where[:, 1] - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(
+            1
+        )
         losses["quality"] = F.mse_loss(quality.float().sigmoid(), iou)
         losses["watch_iou"] = (iou * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["watch_geo_iou"] = (iou * (1 - is_semantic)).sum() / (1 - is_semantic).sum().clamp_min(1)
@@ -165,7 +169,7 @@ class PixelPretraining(nn.Module):
 WEIGHTS = {
     "fine_noun": 1.0, "fine_part": 0.5, "fine_color": 0.5, "fine_box": 2.0,
     "token_noun": 1.0, "token_part": 0.5, "token_color": 0.5, "token_box": 4.0,
-    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5, "where": 4.0,
+    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5, "where": 1.0,
 }  # fmt: skip
 """Weight of each loss in the sum; `watch_*` values are only logged."""
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from mglmm.config import LossConfig
 from mglmm.inputs import Output
-from mglmm.losses import bce_loss, dice_loss
-from mglmm.train.grounding import GroundingTraining, mask_losses, token_loss
+from mglmm.losses import bce_loss, box_loss, dice_loss
+from mglmm.train.grounding import GroundingTraining, mask_losses, quality_loss, token_loss
 from mglmm.train.loop import weighted
+from sam_bridge.bridge import Masks
 from sam_bridge.canvas import Canvas
 
 
@@ -37,7 +38,9 @@ def output(**given):
         "mask_logits": torch.zeros(0, 8, 8, requires_grad=True),
         "states": torch.zeros(0, 4),
     }
-    return Output(**{**empty, **given})
+    values = {**empty, **given}
+    logits = values.pop("mask_logits")
+    return Output(**values, masks=Masks(logits=logits[:, None], scores=torch.zeros(len(logits), 1)))
 
 
 def test_constant_masks_at_both_sizes():
@@ -78,7 +81,7 @@ def test_nothing_to_learn_is_zero_with_a_graph():
     total = weighted(losses, LossConfig().model_dump(exclude={"mask_size"}))
     assert total.item() == 0
     total.backward()
-    assert out.mask_logits.grad is not None
+    assert out.masks.logits.grad_fn is not None
 
 
 def test_token_loss_is_the_mean_over_labels():
@@ -98,5 +101,24 @@ def test_weights_are_the_published_ones_and_watched_values_stay_out():
 
 
 def test_distillation_needs_its_teacher(tiny):
-    with pytest.raises(ValueError, match="needs the semantic prompt of a pixels stage"):
+    with pytest.raises(ValueError, match="need the small backbone and its heads"):
         GroundingTraining(tiny[0], LossConfig(distill=1.0))
+
+
+def test_box_loss_is_zero_on_the_box_itself_and_grows_with_distance():
+    box = torch.tensor([[0.2, 0.2, 0.4, 0.5]])
+    assert box_loss(box, box).item() == pytest.approx(0, abs=1e-6)
+    near, far = (box_loss(box + shift, box).item() for shift in (0.05, 0.3))
+    assert 0 < near < far
+    half = torch.tensor([[0.2, 0.2, 0.4, 0.35]])  # half of it: IoU 0.5, the hull is the box, L1 0.15 / 4
+    assert box_loss(half, box).item() == pytest.approx(4 * 0.15 / 4 + 0.5 * 0.5, rel=1e-5)
+
+
+def test_quality_is_judged_against_the_mask_as_it_is():
+    target = torch.zeros(1, 8, 8)
+    target[:, :4] = 1
+    logits = torch.where(torch.arange(8)[:, None] < 2, 5.0, -5.0).expand(1, 8, 8)  # half of the target: IoU 0.5
+    masks = Masks(logits=logits[:, None], scores=torch.tensor([[0.8]]))
+    out = Output(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), masks, torch.zeros(0, 4))
+    batch = SimpleNamespace(originals=(), mask_targets=target)
+    assert quality_loss(out, batch).item() == pytest.approx(0.09, rel=1e-5)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from mglmm.config import BUNDLED, LossConfig, StageConfig, load_config
 from mglmm.grounder import Grounder
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
-from mglmm.train.grounding import GroundingTraining
+from mglmm.train.grounding import GroundingTraining, Joint
 from mglmm.train.loop import weighted
 from mglmm.train.optim import build_optimizers
 from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn, compose
@@ -69,7 +69,7 @@ def run(model, batch, groups=()):
     if groups:
         build_optimizers(model.parameter_groups(), stage(*groups))
     training = GroundingTraining(model, LossConfig())
-    loss = weighted(training(batch), training.weights())
+    loss = weighted(training(Joint(batch)), training.weights())
     loss.backward()
     grads = {name: p.grad for name, p in model.named_parameters()}
     return loss.item(), model(batch), grads

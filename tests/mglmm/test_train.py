@@ -225,7 +225,7 @@ def test_adapters_train_alone_and_are_merged_into_the_checkpoint(make):
     assert set(rows.tolist()) <= {ids.seg, ids.phrase_open, ids.phrase_close, ids.region} and len(rows) >= 2
 
     stage = parse(StageConfig, LORA, "test")
-    batch, _ = GroundingData(stage, processor, 0)(0)
+    batch = GroundingData(stage, processor, 0)(0)[0].grounding
     with torch.no_grad():
         trainer.model.eval()
         assert torch.allclose(trainer.model(batch).states, model(batch).states, atol=1e-5)
@@ -270,7 +270,7 @@ def test_two_processes_of_which_one_has_no_masks(make, tmp_path):
     trainer = make("one", stage)
     config = parse(StageConfig, stage, "test")
     masks = [
-        [len(GroundingData(config, trainer.processor, 0, rank, 2)(step)[0].picked) for rank in (0, 1)]
+        [len(GroundingData(config, trainer.processor, 0, rank, 2)(step)[0].grounding.picked) for rank in (0, 1)]
         for step in range(12)
     ]
     assert any((first == 0) != (second == 0) for first, second in masks)
