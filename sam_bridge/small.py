@@ -182,7 +182,7 @@ class SkipMaskDecoder(nn.Module):
         # What to look for: one embedding per stride-4 pixel, shared by all prompts of an image (MaskFormer's head).
         self.pixel = nn.Sequential(nn.Conv2d(c4, dim, 1), nn.GELU(), nn.Conv2d(dim, dim // 2, 1))
         self.pixel_out = nn.Linear(dim, dim // 2)
-        # The first box is read from the prompt alone; what the prompt saw in the image moves it (Deformable DETR's step).
+        # The first box is read from the prompt alone; what it saw in the image moves it (as in Deformable DETR).
         self.refine = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 4))
         for zero in (self.place16, self.place8, self.place4):
             nn.init.zeros_(zero.weight)

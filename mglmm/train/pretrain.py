@@ -147,10 +147,9 @@ class PixelPretraining(nn.Module):
         box = batch.wanted.box.flatten(0, 1)
         told = (kind != POINT).float()  # a point does not say how large
         losses["where"] = (box_loss(where[:, 0], box) * told).mean() + box_loss(where[:, 1], box).mean()
-        losses["watch_where"] = ((where[:, 0] - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(1)
-        losses["watch_where2"] = ((where[:, 1] - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(
-            1
-        )
+        distance = (where - box[:, None]).abs().mean(2) * is_semantic[:, None]
+        first, last = distance.sum(0) / is_semantic.sum().clamp_min(1)
+        losses |= {"watch_where": first, "watch_where_last": last}
         losses["quality"] = F.mse_loss(quality.float().sigmoid(), iou)
         losses["watch_iou"] = (iou * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["watch_geo_iou"] = (iou * (1 - is_semantic)).sum() / (1 - is_semantic).sum().clamp_min(1)
