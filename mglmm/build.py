@@ -30,6 +30,9 @@ from sam_bridge.config import parts
 from sam_bridge.sam import HfSam
 from sam_bridge.small import PATCH, SmallConfig
 
+FRESH = ("mask_mean", "ferret", "glamm")
+"""Region encoders that can be drawn from nothing."""
+
 
 class SmallSizes(Strict):
     """The small backbone, see `sam_bridge.small.SmallConfig`."""
@@ -67,6 +70,7 @@ class ModelConfig(Strict):
     llava: str | None = None  # or a LLaVA in transformers' layout
     sam: str | None = None  # with it a SAM: folder or hub name of transformers' layout, or an official .pth
     region_grid: int = Field(default=48, gt=0)
+    region_encoder: str = "mask_mean"  # or ferret, glamm from nothing, or the folder of a converted Ferret sampler
 
     @model_validator(mode="after")
     def one_of_each(self) -> ModelConfig:
@@ -78,6 +82,8 @@ class ModelConfig(Strict):
             raise ValueError("a language model from nothing has no CLIP tower; set vision: shared")
         if self.llava is not None and self.vision != "clip":
             raise ValueError("a LLaVA brings its CLIP tower and a projector that reads it; set vision: clip")
+        if self.region_encoder != "mask_mean" and self.vision != "clip":
+            raise ValueError(f"region_encoder {self.region_encoder} reads a CLIP tower; set vision: clip")
         if self.llava is not None and self.tokenizer == "bundled":
             raise ValueError("the bundled tokenizer does not fit a LLaVA's embeddings; leave tokenizer out")
         return self
@@ -98,6 +104,10 @@ def build(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
         config, tokenizer, sam, small_llava(config, tokenizer, sam) if llava is None else llava.config
     )
     model = Mglmm(settings, llava_model=llava, bridge=sam)
+    if config.region_encoder not in FRESH:
+        from mglmm.importers.ferret import attach
+
+        attach(model, config.region_encoder)
     cast(torch.nn.Module, model).to(dtype)
     clip = None if config.llava is None else CLIPImageProcessorPil.from_pretrained(config.llava)
     return model, MglmmProcessor(tokenizer, settings, clip)
@@ -165,7 +175,7 @@ def model_config(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, sam: HfSam | None, llava: LlavaConfig
 ) -> MglmmConfig:
     """What is saved with the weights."""
-    ids = special_ids(tokenizer)
+    ids, tower = special_ids(tokenizer), cast(CLIPVisionConfig, llava.vision_config)
     return MglmmConfig(
         llava_config=llava.to_dict(),
         sam_config=sam.sam.config.to_dict() if sam is not None else None,
@@ -174,7 +184,8 @@ def model_config(
         read_offset=config.read_offset,
         seg_token_id=ids.seg,
         region_token_id=ids.region,
-        region_grid=config.region_grid,
+        region_grid=cast(int, tower.image_size) if config.region_encoder == "ferret" else config.region_grid,
+        region_encoder=config.region_encoder if config.region_encoder in FRESH else "mask_mean",
         prompt_format=config.prompt_format,
         tokenizer_hash=tokenizer_hash(tokenizer),
         tie_word_embeddings=llava.tie_word_embeddings,

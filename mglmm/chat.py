@@ -33,7 +33,7 @@ class Chat:
         first = len(self.regions)
         mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
         turns = (*self.turns, replace(turn, mentions=mentions))
-        notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt))
+        notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt, self.grounder.processor.form))
         prepared = [Prepared(0, turns, (*self.regions, *regions), notes)]
         grounder = self.grounder
         prompts = grounder.prompts(self.images, prepared)
@@ -59,6 +59,6 @@ class Chat:
                 elif instance.box is not None and boxes:
                     kept.append(len(self.regions))
                     self.regions.append(Region(answer.size, box=instance.box, label=phrase.text))
-            if kept and phrase.text:
+            if kept:
                 spans.append(Grounding(*phrase.span, tuple(kept)))
         return Turn("assistant", answer.text, tuple(spans), grounding="box" if boxes else "mask")

@@ -20,6 +20,7 @@ import torch
 from mglmm.config import BUNDLED
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
+from mglmm.quant import Quant, quantization_config
 from mglmm.tokenizer import tokenizer_hash
 
 MAX_LISTED = 8
@@ -92,8 +93,17 @@ def write_checkpoint(
     processor.save_pretrained(folder)
 
 
-def load_checkpoint(path: str | Path = "bundled", dtype: torch.dtype = torch.float32) -> tuple[Mglmm, MglmmProcessor]:
+def load_checkpoint(
+    path: str | Path = "bundled",
+    dtype: torch.dtype = torch.float32,
+    quant: Quant = "none",
+    device: str | None = None,
+) -> tuple[Mglmm, MglmmProcessor]:
     """Model (in eval mode) and processor from a folder or hub name; `bundled` is the one in the package.
+
+    Args:
+        quant: bits that the language model's weights are held in; see `mglmm.quant`.
+        device: where quantised weights are put while they are read; the processor by default.
 
     Raises:
         ValueError: the folder is no checkpoint of ours, of another version, or its keys do not match (they are listed).
@@ -121,8 +131,10 @@ def load_checkpoint(path: str | Path = "bundled", dtype: torch.dtype = torch.flo
             f"(hash {tokenizer_hash(processor.tokenizer)}, expected {config.tokenizer_hash}); restore its files"
         )
     try:
+        reduced = {} if quant == "none" else {"quantization_config": quantization_config(quant, dtype)}
+        reduced |= {"device_map": {"": device}} if device and reduced else {}
         loaded = Mglmm.from_pretrained(
-            where, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            where, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **reduced
         )
         model, info = cast(tuple[Mglmm, dict[str, Any]], loaded)
     except Exception as error:

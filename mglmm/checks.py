@@ -39,6 +39,7 @@ EXTRAS = {
     },
     "demo": {"gradio": "the web page", "supervision": "Answer.to_supervision"},
     "serve": {"fastapi": "the server", "uvicorn": "the server", "python-multipart": "uploads"},
+    "quant": {"torchao": "ask --quant int8", "bitsandbytes": "ask --quant int4"},
     "sam-official": {"segment-anything": "Meta's own SAM, for comparison", "torchvision": "what it needs"},
 }
 """Extra of pyproject.toml -> its distributions and what each is for."""

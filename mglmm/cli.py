@@ -1,4 +1,4 @@
-"""The command line: `mglmm ask | demo | train | eval | checks | cfg`.
+"""The command line: `mglmm ask | demo | train | eval | convert | merge | doctor | checks | cfg`.
 
 Everything heavy is imported inside a verb, so that help and mistakes in what was typed come at once. A mistake of the
 user is one line on stderr and exit code 2; a bug keeps its traceback.
@@ -106,6 +106,7 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer.")] = 0.0,
     no_grammar: Annotated[bool, typer.Option("--no-grammar", help="Do not keep phrases well-formed.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print json instead; a picture only with --out.")] = False,
+    quant: Annotated[str, typer.Option(help="Hold the language model in int8 or int4: less memory.")] = "none",
 ) -> None:
     """Ask about an image: prints the answer and draws its masks."""
     from mglmm import given
@@ -117,7 +118,7 @@ def ask(
     picture = given.picture(image)
     regions = [given.region(text, picture.size) for text in region or ()]
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "grammar": not no_grammar}
-    grounder = given.grounder(model, generation)
+    grounder = given.grounder(model, generation, quant)
     asked: dict[str, Any] = {"regions": regions} | ({} if prompt is None else {"prompt": prompt})
     if as_json:
         answer = grounder.ask(picture, **asked)
@@ -238,6 +239,84 @@ def evaluate(
     typer.echo(report.text(detail=chosen, width=max(console.width, 120)))
     for path in out or ():
         say(console, f"saved {report.save(path)}")
+
+
+Published = Annotated[
+    Path, typer.Argument(help="A folder with weights, config.json and tokenizer.", show_default=False)
+]
+Written = Annotated[Path, typer.Argument(help="A new folder, or a checkpoint to replace.", show_default=False)]
+Tower = Annotated[
+    str | None, typer.Option(help="The CLIP's folder or cached hub name; by default as config.json names it.")
+]
+Weights = Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; by default as stored.")]
+Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of SAM's mask decoder (8 in every SAM).")]
+Alpha = Annotated[float | None, typer.Option(min=0, help="Of adapters, where no adapter_config.json says it.")]
+
+
+@app.command()
+def convert(
+    path: Published,
+    out: Written,
+    family: Annotated[str | None, typer.Option(help="It should be: lisa, glamm, mglmm, ferret, llava.")] = None,
+    vision_tower: Tower = None,
+    dtype: Weights = None,
+    sam_decoder_heads: Heads = None,
+    lora_alpha: Alpha = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE of the region encoder, as pooling=max (Ferret) or box_side=336 (GLaMM)."),
+    ] = None,
+) -> None:
+    """Make a published LISA, GLaMM, MGLMM, Ferret or LLaVA checkpoint one of ours."""
+    from mglmm.config import override
+    from mglmm.importers import report
+
+    settings = {"vision_tower": vision_tower, "sam_decoder_heads": sam_decoder_heads, "lora_alpha": lora_alpha}
+    settings["region"] = override({}, region or ())
+    for line in report.convert(path, out, family=family, dtype=dtype, **settings):
+        say(Console(), line)
+
+
+@app.command()
+def doctor(
+    path: Annotated[str, typer.Argument(help="A folder, a weights file, a hub name or bundled.", show_default=False)],
+    vision_tower: Tower = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print json instead.")] = False,
+) -> None:
+    """Say what a checkpoint is, what it can do, what memory it needs and what is missing (then the exit code is 1)."""
+    from mglmm import given
+
+    given.quiet()
+    from mglmm.importers.doctor import diagnose, lines
+
+    found = diagnose(given.checkpoint(path), vision_tower)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+    else:
+        table = Table.grid(padding=(0, 2))
+        for name, text in lines(found):
+            table.add_row(Text(name, style="bold"), Text(text))
+        Console().print(table)
+    if not found.whole:
+        raise typer.Exit(1)
+
+
+@app.command()
+def merge(
+    base: Published,
+    adapter: Annotated[Path, typer.Argument(help="A peft folder, a weights file, or ZeRO shards.", show_default=False)],
+    out: Written,
+    vision_tower: Tower = None,
+    dtype: Weights = None,
+    sam_decoder_heads: Heads = None,
+    lora_alpha: Alpha = None,
+) -> None:
+    """Merge adapters into their base, one of ours or a published one (converted on the way)."""
+    from mglmm.importers import report
+
+    settings = {"vision_tower": vision_tower, "sam_decoder_heads": sam_decoder_heads, "lora_alpha": lora_alpha}
+    for line in report.merge(base, adapter, out, dtype=dtype, **settings):
+        say(Console(), line)
 
 
 @app.command()

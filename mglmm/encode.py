@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mglmm.formats import PromptFormat, Tokens, write_answer, write_prefix, write_question
 from mglmm.inputs import IGNORE, PADDING, PREFIX
+from mglmm.pieces import fresh_tokens
 from mglmm.tokens import LiteralTokenizer, SpecialIds
 from mglmm_data.sample import Mention, Region, Sample, Turn
 
@@ -44,18 +45,19 @@ class Encoder:
 
     def prefix(self) -> Tokens:
         """The tokens all prompts about an image begin with."""
-        out = Tokens()
+        out = fresh_tokens(self.form)
         write_prefix(out, self.form, self.literal, self.ids, self.num_image)
         return out
 
     def prompt(self, turns: Sequence[Turn], regions: Sequence[Region]) -> Tokens:
         """Turns that end with a question, up to where the answer begins, without the image prefix."""
-        out = Tokens()
+        out = fresh_tokens(self.form, behind_image=True)
         for number, turn in enumerate(turns):
             if turn.role == "user":
                 write_question(out, turn, self.form, self.literal, self.ids, first=number == 0)
             else:
-                write_answer(out, turn, regions, self.literal, self.ids)
+                write_answer(out, turn, regions, self.literal, self.ids, tagged=self.form.tagged)
+        out.close()
         return out
 
     def rows(self, sample: Sample, share_prefix: bool, max_length: int) -> tuple[list[Row], int]:

@@ -1,91 +1,60 @@
-"""Prompt formats as data, and the way between clean text with spans and marked tokens.
+"""The way between clean text with spans and marked tokens; prompt formats are data, in `templates.py`.
 
-A format says what stands around an image, a question and an answer. Spans become `<p> phrase </p> [SEG]...` (masks) or
-`<p> phrase </p> [x1, y1, x2, y2]` (boxes). A blank before a phrase moves inside its `<p>`, so that words keep the token
-they have in running text; `read_answer` moves it back.
+Spans become `<p> phrase </p> [SEG]...` (masks) or `<p> phrase </p> [x1, y1, x2, y2]` (boxes). A blank before a phrase
+moves inside its `<p>`, so that words keep the token they have in running text; `read_answer` moves it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
 
 from mglmm.codecs import BOX_TEXT, box_from_text, box_to_text
+from mglmm.pieces import Tokens as Tokens
+from mglmm.pieces import joined
+from mglmm.templates import FAMILIES as FAMILIES
+from mglmm.templates import FORMATS as FORMATS
+from mglmm.templates import PromptFormat as PromptFormat
+from mglmm.templates import prompt_format as prompt_format
 from mglmm.tokens import LiteralTokenizer, SpecialIds
 from mglmm_data.masks import Size
 from mglmm_data.sample import Box, Region, Turn
 
 
-class PromptFormat(BaseModel):
-    """What stands around images and turns; saved by name with a checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    before_image: str
-    after_image: str
-    first_user: str  # before the first question
-    user: str  # before later questions
-    assistant: str  # between a question and its answer
-
-
-FORMATS = {
-    "compact": PromptFormat(
-        name="compact", before_image="", after_image="", first_user="USER: ", user="USER: ", assistant=" ASSISTANT: "
-    ),
-    # LLaVA-1.5's conversation `vicuna_v1`, which LISA, GLaMM and MGLMM use.
-    "vicuna_v1": PromptFormat(
-        name="vicuna_v1",
-        before_image="A chat between a curious human and an artificial intelligence assistant. The assistant gives "
-        "helpful, detailed, and polite answers to the human's questions. USER: ",
-        after_image="\n",
-        first_user="",
-        user="USER: ",
-        assistant=" ASSISTANT: ",
-    ),
-}
-
-
-def prompt_format(name: str) -> PromptFormat:
-    if name not in FORMATS:
-        raise ValueError(f"unknown prompt format {name!r}; known: {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
-@dataclass
-class Tokens:
-    """Ids under construction, with what is recorded in the same pass."""
-
-    ids: list[int] = field(default_factory=list)
-    labelled: list[bool] = field(default_factory=list)  # does this id carry loss
-    targets: list[int] = field(default_factory=list)  # region of each [SEG], in order
-    given: list[int] = field(default_factory=list)  # region of each <region>, in order
-
-    def add(self, ids: Sequence[int], labelled: bool = False) -> None:
-        self.ids += ids
-        self.labelled += [labelled] * len(ids)
-
-
 def write_prefix(out: Tokens, form: PromptFormat, literal: LiteralTokenizer, ids: SpecialIds, num_image: int) -> None:
-    """What all conversations of an image share."""
-    out.add([ids.bos, *literal.encode(form.before_image)])
-    out.add([ids.image] * num_image)
-    out.add(literal.encode(form.after_image))
+    """What all conversations of an image share; in legacy formats it ends with the image.
+
+    Raises:
+        ValueError: the tokenizer lacks a token that the format puts around images.
+    """
+    out.mark([ids.bos], strips=False)
+    out.text(form.before_image, literal)
+    around = [[around_id(token, form, literal)] if token else [] for token in (form.image_start, form.image_end)]
+    out.mark([*around[0], *[ids.image] * num_image, *around[1]], strips=form.image_start is not None)
+    if form.pieces == "own":
+        out.text(form.after_image, literal)
+
+
+def around_id(token: str, form: PromptFormat, literal: LiteralTokenizer) -> int:
+    """The id of a token that stands beside images."""
+    if token not in literal.special:
+        raise ValueError(f"the tokenizer has no {token}, which the prompt format {form.name!r} puts beside images")
+    return literal.special[token]
 
 
 def write_question(
     out: Tokens, turn: Turn, form: PromptFormat, literal: LiteralTokenizer, ids: SpecialIds, first: bool
 ) -> None:
-    """A user turn up to where the answer begins; a `<region>` follows the words that mention a region."""
+    """A user turn up to where the answer begins; a `<region>` follows (or replaces) the words that mention a region."""
     text, at = form.first_user if first else form.user, 0
+    if first and form.pieces == "legacy":
+        text = form.after_image + text
     for mention in sorted(turn.mentions, key=lambda item: item.start):
-        out.add(literal.encode(text + turn.text[at : mention.end]))
-        out.add([ids.region])
+        out.text(text + turn.text[at : mention.end if form.mention == "after" else mention.start], literal)
+        out.mark([ids.region])
         out.given.append(mention.region)
         text, at = "", mention.end
-    out.add(literal.encode(text + turn.text[at:] + form.assistant))
+    out.text(text + turn.text[at:] + form.assistant, literal)
 
 
 def write_answer(
@@ -95,32 +64,39 @@ def write_answer(
     literal: LiteralTokenizer,
     ids: SpecialIds,
     labelled: bool = True,
+    tagged: bool = True,
 ) -> None:
     """An assistant turn with its markers and the end token.
+
+    Args:
+        tagged: phrases stand in `<p> </p>`; a phrase without words never does.
 
     Raises:
         ValueError: a phrase asks for a box of an empty region.
     """
     at = 0
     for phrase in sorted(turn.phrases, key=lambda item: item.start):
-        before = turn.text[at : phrase.start]
-        blank = " " if before.endswith(" ") else ""
-        out.add(literal.encode(before.removesuffix(" ")), labelled)
-        out.add([ids.phrase_open], labelled)
-        out.add(literal.encode(blank + turn.text[phrase.start : phrase.end]), labelled)
-        out.add([ids.phrase_close], labelled)
+        before, said = turn.text[at : phrase.start], turn.text[phrase.start : phrase.end]
+        if said and tagged:
+            blank = " " if before.endswith(" ") else ""
+            out.text(before.removesuffix(" "), literal, labelled)
+            out.mark([ids.phrase_open], labelled)
+            out.text(blank + said, literal, labelled)
+            out.mark([ids.phrase_close], labelled)
+        else:
+            out.text(before + said, literal, labelled)
         if turn.grounding == "mask":
-            out.add([ids.seg] * len(phrase.regions), labelled)
+            out.mark([ids.seg] * len(phrase.regions), labelled)
             out.targets += phrase.regions
         else:
             for index in phrase.regions:
                 box = regions[index].bounds
                 if box is None:
                     raise ValueError(f"region {index} is empty and has no box; it cannot be the answer {turn.text!r}")
-                out.add(literal.encode(box_to_text(box, regions[index].size)), labelled)
+                out.text(box_to_text(box, regions[index].size), literal, labelled)
         at = phrase.end
-    out.add(literal.encode(turn.text[at:]), labelled)
-    out.add([ids.eos], labelled)
+    out.text(turn.text[at:], literal, labelled)
+    out.mark([ids.eos], labelled, strips=False)
 
 
 @dataclass(frozen=True)
@@ -159,11 +135,22 @@ def chunks(generated: Sequence[int], special: frozenset[int]) -> Iterator[tuple[
         yield None, run, len(generated) - len(run)
 
 
-def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: SpecialIds, size: Size) -> ReadAnswer:
+def read_answer(
+    generated: Sequence[int],
+    literal: LiteralTokenizer,
+    ids: SpecialIds,
+    size: Size,
+    form: PromptFormat | None = None,
+) -> ReadAnswer:
     """Parse generated ids (without the end token) into clean text and phrases; nothing is dropped without a note.
 
-    A `[SEG]` without a phrase before it becomes a phrase without words, at its place. `size` is the image's (H, W), px.
+    A `[SEG]` without a phrase before it becomes a phrase without words, at its place.
+
+    Args:
+        size: the image's (H, W), px.
+        form: of the model; it tells how pieces join, and whether a `[SEG]` without a phrase is worth a note.
     """
+    legacy, bare = (form.pieces == "legacy", form.bare) if form is not None else (False, False)
     text, notes = "", []
     special = ids.all | frozenset(literal.special.values())
     phrases: list[ReadPhrase] = []
@@ -192,7 +179,7 @@ def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: Specia
                         phrases[-1] = extend(phrases[-1], boxes=(box,))
                     piece = piece[match.end() :]
                 fresh = not piece
-            text += piece
+            text = joined(text, piece) if legacy else text + piece
         elif marker == ids.phrase_open:
             if start is not None:
                 notes.append(f"a phrase was opened inside another at character {len(text)}; the inner one counts")
@@ -211,7 +198,8 @@ def read_answer(generated: Sequence[int], literal: LiteralTokenizer, ids: Specia
                 num_segs += 1
                 continue
             if not fresh:
-                notes.append(f"a mask without a phrase at character {len(text)}")
+                if not bare:
+                    notes.append(f"a mask without a phrase at character {len(text)}")
                 phrases.append(ReadPhrase(len(text), len(text), (), (), ()))
                 fresh = True
             phrases[-1] = extend(phrases[-1], segs=(num_segs,))

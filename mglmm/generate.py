@@ -96,10 +96,14 @@ class Run:
         self.out = out = [Generated() for _ in prompts]
         self.language = model.llava.model.language_model
         ids = encoder.ids
-        self.grammars = [Grammar.of(encoder) for _ in out] if options.grammar else None
+        form = encoder.form
+        self.grammars = [Grammar.of(encoder) for _ in out] if options.grammar and not form.published else None
         speakable = {ids.eos, ids.seg, ids.phrase_open, ids.phrase_close}
         silent = [index for index in encoder.literal.special.values() if index not in speakable]
-        rows = model.llava.lm_head.weight.shape[0]  # may be padded beyond the vocabulary
+        if form.published:  # whatever it was trained to say, as upstream
+            silent = [encoder.literal.special[token] for token in form.untrained]
+        rows = model.llava.lm_head.weight.shape[0]  # may be padded beyond the vocabulary, or lack rows of placeholders
+        silent = [index for index in silent if index < rows]
         self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
         self.active = list(range(len(out)))  # rows that still run, in the order of the batch

@@ -95,11 +95,12 @@ def checkpoint(text: str) -> str:
     return str(last) if (last / "config.json").is_file() else text
 
 
-def grounder(path: str, generation: Mapping[str, Any] | None = None) -> Grounder:
+def grounder(path: str, generation: Mapping[str, Any] | None = None, quant: str = "none") -> Grounder:
     """A `Grounder` from whatever a user calls a model.
 
     Args:
         generation: fields of `GenerationOptions`.
+        quant: see `mglmm.quant`.
 
     Raises:
         ValueError: the checkpoint cannot be read, or an option is unknown or out of range.
@@ -107,18 +108,23 @@ def grounder(path: str, generation: Mapping[str, Any] | None = None) -> Grounder
     quiet()
     from mglmm.generate import GenerationOptions
     from mglmm.grounder import Grounder
+    from mglmm.quant import check_quant
 
     options = parse(GenerationOptions, dict(generation or {}), "how to answer")
-    return Grounder.load(checkpoint(path), **options.model_dump())
+    return Grounder.load(checkpoint(path), quant=check_quant(quant), **options.model_dump())
 
 
 def quiet() -> None:
     """Keep other libraries' bars and warnings off the terminal; what matters is said in our own words."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from transformers.utils import logging
+    import logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):  # they warn of every kernel a machine cannot load
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as own
+
+    own.disable_progress_bar()
+    own.set_verbosity_error()
 
 
 def config_of(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:

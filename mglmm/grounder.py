@@ -25,11 +25,12 @@ from mglmm.checkpoint import load_checkpoint
 from mglmm.codecs import BOX_PENDING
 from mglmm.encode import user_turn
 from mglmm.eval.protocol import Query
-from mglmm.formats import ReadAnswer, ReadPhrase, read_answer
+from mglmm.formats import PromptFormat, ReadAnswer, ReadPhrase, read_answer
 from mglmm.generate import Generated, GenerationOptions, Prompted, Run, complete
 from mglmm.inputs import ImageState
 from mglmm.model import Mglmm
 from mglmm.processor import MglmmProcessor
+from mglmm.quant import Quant
 from mglmm.tokens import MARKERS
 from mglmm_data.images import load_image
 from mglmm_data.masks import box_of
@@ -70,18 +71,26 @@ class Grounder:
 
     @classmethod
     def load(
-        cls, path: str | Path = "bundled", device: str | None = None, dtype: torch.dtype = torch.float32, **options: Any
+        cls,
+        path: str | Path = "bundled",
+        device: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        quant: Quant = "none",
+        **options: Any,
     ) -> Grounder:
         """From a checkpoint folder, a hub name, or `bundled`; on the GPU where there is one.
 
         Args:
+            quant: bits that the language model's weights are held in; see `mglmm.quant`.
             options: fields of `GenerationOptions`.
 
         Raises:
             ValueError: see `mglmm.checkpoint.load_checkpoint`.
         """
-        model, processor = load_checkpoint(path, dtype)
-        model.to(cast(Any, device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, processor = load_checkpoint(path, dtype, quant, device)
+        if quant == "none":
+            model.to(cast(Any, device))
         return cls(model, processor, GenerationOptions(**options))
 
     def ask(
@@ -121,7 +130,7 @@ class Grounder:
             index = known[key]
             check_regions(regions, pixels[index])
             turn = user_turn(prompt, regions)
-            notes = (*notes_of[index], *marker_notes(prompt))
+            notes = (*notes_of[index], *marker_notes(prompt, self.processor.form))
             prepared.append(Prepared(index, (turn,), tuple(regions), notes))
         return self.answer(pixels, prepared, options or self.options)
 
@@ -175,7 +184,9 @@ class Grounder:
         image = [each.image for each, tokens in zip(prepared, built, strict=True) for _ in tokens.given]
         device = images.tokens.device
         coverage = self.processor.coverage(given).to(device)
-        vectors = self.model.region_encoder(images.maps, coverage, torch.tensor(image, dtype=torch.long, device=device))
+        boxes = self.processor.region_boxes(given).to(device)
+        index = torch.tensor(image, dtype=torch.long, device=device)
+        vectors = self.model.region_encoder(images.maps, coverage, index, boxes)
         out, at = [], 0
         for each, tokens in zip(prepared, built, strict=True):
             out.append(Prompted(each.image, tokens.ids, vectors[at : at + len(tokens.given)]))
@@ -200,7 +211,7 @@ class Grounder:
             size = (int(image.shape[0]), int(image.shape[1]))
             own = logits[at : at + len(out.states)]
             at += len(out.states)
-            read = read_answer(out.ids, self.processor.literal, self.processor.ids, size)
+            read = read_answer(out.ids, self.processor.literal, self.processor.ids, size, self.processor.form)
             question = next(turn.text for turn in reversed(each.turns) if turn.role == "user")
             answers.append(
                 Answer(
@@ -253,19 +264,19 @@ class Grounder:
         """Answer while it comes: pieces of text, phrases as soon as their masks are there, at last the whole answer."""
         loaded = load_image(image)
         check_regions(regions, loaded.pixels)
-        notes = (*loaded.notes, *marker_notes(prompt))
+        notes = (*loaded.notes, *marker_notes(prompt, self.processor.form))
         prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes)]
         images = self.encode([loaded.pixels])
         pixels, options = loaded.pixels, options or self.options
         run = Run(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
         shown, done, logits = 0, 0, self.decode(images, [], [])
-        literal, ids, out = self.processor.literal, self.processor.ids, run.out[0]
+        literal, ids, form, out = self.processor.literal, self.processor.ids, self.processor.form, run.out[0]
         while run.active:
             ((_, token),) = run.step()
             if token in (ids.seg, ids.phrase_close) or token in literal.bytes:
                 continue  # more [SEG] of the same phrase, or more bytes of the same letter, may follow
-            read = read_answer(out.ids[:-1] if token == ids.phrase_open else out.ids, literal, ids, size)
+            read = read_answer(out.ids[:-1] if token == ids.phrase_open else out.ids, literal, ids, size, form)
             tail = read.text[read.phrases[-1].end :] if read.phrases else "."
             settled = token in (ids.phrase_open, ids.eos) or not BOX_PENDING.fullmatch(tail)
             whole = read.phrases if settled and not read.unclosed else read.phrases[:-1]
@@ -310,7 +321,7 @@ def check_regions(regions: Sequence[Region], pixels: np.ndarray) -> None:
             )
 
 
-def marker_notes(prompt: str) -> tuple[str, ...]:
-    """Say it when a prompt spells a marker: it is read as text."""
-    spelt = [marker for marker in MARKERS if marker in prompt]
+def marker_notes(prompt: str, form: PromptFormat) -> tuple[str, ...]:
+    """Say it when a prompt spells a marker of ours or of the published model: it is read as text."""
+    spelt = [marker for marker in dict.fromkeys((*MARKERS, *form.tokens)) if marker in prompt]
     return (f"the prompt contains {', '.join(spelt)}; it was read as plain text",) if spelt else ()

@@ -39,6 +39,7 @@ class Batch:
     target_regions: tuple[tuple[int, int], ...] = ()  # (image, region of its sample) of all M [SEG]
     target_boxes: Tensor | None = None  # float[M, 4], xyxy, shares of S; NaN where a mask is empty
     attributes: dict[str, Tensor] | None = None  # of all M regions, for distillation (world only)
+    region_boxes: Tensor | None = None  # float[G, 4], xyxy, shares of the regions' frame; NaN where a region is empty
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: move(getattr(self, f.name), device) for f in fields(self)})

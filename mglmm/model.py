@@ -9,6 +9,7 @@ Letters of shapes are in `inputs.py`. Sources: LISA (arXiv:2308.00692) section 3
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, cast
 
@@ -30,13 +31,19 @@ from transformers import (
 
 from mglmm.encode import visible
 from mglmm.inputs import IGNORE, Batch, ImageState, Output
-from mglmm.regions import MaskMean
+from mglmm.regions import build_region_encoder
 from sam_bridge.bridge import Features, Masks
 from sam_bridge.prompt import Prompts
 from sam_bridge.sam import HfSam
 from sam_bridge.small import SmallBridge, SmallConfig
 
 FORMAT_VERSION = 1
+CHOICES = {
+    "vision": ("clip", "shared"),
+    "region_encoder": ("mask_mean", "none", "glamm", "ferret"),
+    "projector": ("mlp", "linear"),
+    "clip_frame": ("pad", "crop"),
+}
 
 
 class MglmmConfig(PreTrainedConfig):
@@ -56,6 +63,10 @@ class MglmmConfig(PreTrainedConfig):
     seg_token_id: int = -1
     region_token_id: int = -1
     region_grid: int = 24  # cells along a side of a region's coverage map
+    region_encoder: str = "mask_mean"  # none, glamm (boxes on four CLIP levels), ferret (visual sampler)
+    region_config: dict[str, Any] | None = None  # sizes and flags of that encoder; see `mglmm.regions`
+    projector: str = "mlp"  # LLaVA-1.5's two layers; linear: LLaVA-1's one, as in LISA
+    clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
     prompt_format: str = "vicuna_v1"
     format_version: int = FORMAT_VERSION
     tokenizer_hash: str = ""
@@ -70,12 +81,13 @@ class MglmmConfig(PreTrainedConfig):
                 "use the mglmm release that wrote it"
             )
         super().__post_init__(**refuse_unknown(self, kwargs))
-        if self.vision not in ("clip", "shared"):
-            raise ValueError(f"vision is {self.vision!r}; choose clip or shared")
         if self.read_offset not in (-1, 0):
             raise ValueError(
                 f"read_offset is {self.read_offset}; -1 reads the state that emits [SEG], 0 the state at it"
             )
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         if self.llava_config is not None and (self.sam_config is None) == (self.small_config is None):
             raise ValueError("give exactly one of sam_config and small_config")
 
@@ -162,24 +174,26 @@ class Mglmm(PreTrainedModel):
         self.llava = LlavaForConditionalGeneration(llava) if llava_model is None else llava_model
         if config.vision == "shared":
             self.llava.model.vision_tower = nn.Identity()
+        if config.projector == "linear" and llava_model is None:
+            width = config.tower().hidden_size
+            cast(Any, self.llava.model).multi_modal_projector = nn.Linear(width, config.language().hidden_size)
         self.bridge = config.bridge() if bridge is None else bridge
         dim = config.language().hidden_size
         self.seg_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.bridge.prompt_dim))
-        self.region_encoder = MaskMean(self.map_channels(), dim)
+        self.region_encoder = self.fresh_region_encoder()
         for part in (llava_model, bridge):
             for module in () if part is None else part.modules():
                 vars(module)["_is_hf_initialized"] = True  # else `post_init` draws a SAM read from a .pth anew
         self.post_init()
 
+    def fresh_region_encoder(self) -> nn.Module:
+        """The region encoder of this config, with fresh weights."""
+        if self.config.region_encoder == "glamm":  # its bf16 roundings follow the tower's last bits, as upstream
+            self.llava.model.vision_tower.set_attn_implementation("eager")
+        return build_region_encoder(self.config)
+
     def _init_weights(self, module: nn.Module) -> None:
         """Parts that are not transformers' own keep torch's initialisation."""
-
-    def map_channels(self) -> list[int]:
-        """Channels of the maps that regions are pooled from; see `region_maps`."""
-        if self.shares_skips:
-            small = cast(SmallBridge, self.bridge).config
-            return [small.dim, small.stem[2], small.stem[1]]
-        return [self.config.tower().hidden_size]
 
     @property
     def shares_skips(self) -> bool:
@@ -250,24 +264,30 @@ class Mglmm(PreTrainedModel):
         if clip_pixels is None:
             assert features.tokens is not None
             raw = features.tokens
+            maps = self.region_maps(features, [raw])
         else:
-            raw = self.clip_features(clip_pixels)
-        tokens = self.llava.model.multi_modal_projector(raw)
-        return ImageState(tokens, features, self.region_maps(features, raw))
+            states = self.clip_states(clip_pixels)
+            chosen = states[cast(int, self.llava.config.vision_feature_layer)]
+            raw = chosen[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else chosen
+            maps = self.region_maps(features, [states[layer][:, 1:] for layer in self.region_layers])
+        return ImageState(self.llava.model.multi_modal_projector(raw), features, maps)
 
-    def clip_features(self, clip_pixels: Tensor) -> Tensor:
-        """float[I, N, d]: the chosen layer of the CLIP tower without its class token."""
-        config = self.llava.config
+    def clip_states(self, clip_pixels: Tensor) -> tuple[Tensor, ...]:
+        """float[I, 1 + N, d] of every layer of the CLIP tower, the class token in front."""
         trained = any(parameter.requires_grad for parameter in self.llava.model.vision_tower.parameters())
         with contextlib.nullcontext() if trained else torch.no_grad():
-            out = self.llava.model.vision_tower(clip_pixels.to(self.dtype), output_hidden_states=True)
-        chosen = out.hidden_states[config.vision_feature_layer]
-        return chosen[:, 1:] if config.vision_feature_select_strategy == "default" else chosen
+            return self.llava.model.vision_tower(clip_pixels.to(self.dtype), output_hidden_states=True).hidden_states
 
-    def region_maps(self, features: Features, raw: Tensor) -> tuple[Tensor, ...]:
+    @property
+    def region_layers(self) -> list[int]:
+        """Layers of the CLIP tower that regions are read from: the tokens' own; for GLaMM four, every third."""
+        last = cast(int, self.llava.config.vision_feature_layer)
+        return [last - 9, last - 6, last - 3, last] if self.config.region_encoder == "glamm" else [last]
+
+    def region_maps(self, features: Features, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Maps float[I, C_i, h_i, w_i] over the frame of the language tokens: these, then skips of stride 8 and 4."""
-        grid = rearrange(raw, "i (h w) c -> i c h w", h=round(raw.shape[1] ** 0.5))
-        return (grid, *features.skips[:2]) if self.shares_skips else (grid,)
+        grids = [rearrange(each, "i (h w) c -> i c h w", h=round(each.shape[1] ** 0.5)) for each in states]
+        return (*grids, *features.skips[:2]) if self.shares_skips else tuple(grids)
 
     def embed(self, input_ids: Tensor, image_tokens: Tensor | None, regions: Tensor) -> Tensor:
         """Ids to inputs float[R, L, D]; image tokens float[R, N, D] and regions float[G, D] take their places in order.
@@ -275,7 +295,12 @@ class Mglmm(PreTrainedModel):
         Raises:
             ValueError: the counts of placeholders and of vectors differ.
         """
-        embeds = self.get_input_embeddings()(input_ids)
+        table = cast(nn.Embedding, self.get_input_embeddings())
+        known = input_ids
+        for token in (self.config.image_token_id, self.config.region_token_id):
+            if token >= table.num_embeddings:  # a placeholder that an imported vocabulary has no row for
+                known = known.masked_fill(known == token, 0)
+        embeds = table(known)
         for token, vectors in ((self.config.image_token_id, image_tokens), (self.config.region_token_id, regions)):
             if vectors is None:
                 continue
@@ -291,7 +316,7 @@ class Mglmm(PreTrainedModel):
     def forward(self, batch: Batch) -> Output:
         """The training pass over rows with shared prefixes; see `Output`."""
         image = self.encode_image(batch.pixels, batch.clip_pixels)
-        regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image)
+        regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
         hidden = self.llava.model.language_model(
             inputs_embeds=embeds,

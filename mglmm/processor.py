@@ -48,7 +48,8 @@ class MglmmProcessor:
         self, tokenizer: PreTrainedTokenizerBase, config: MglmmConfig, clip: CLIPImageProcessorPil | None = None
     ):
         self.tokenizer, self.config, self.clip = tokenizer, config, clip
-        self.ids = special_ids(tokenizer)
+        self.form = prompt_format(config.prompt_format)
+        self.ids = special_ids(tokenizer, self.form.region)
         for name, found in (("seg_token_id", self.ids.seg), ("region_token_id", self.ids.region)):
             if getattr(config, name) != found:
                 raise ValueError(
@@ -61,7 +62,6 @@ class MglmmProcessor:
                 f"vision is {config.vision}: a CLIP image processor must {'not ' * (clip is not None)}be given"
             )
         self.literal = LiteralTokenizer(tokenizer)
-        self.form = prompt_format(config.prompt_format)
         if config.small_config is not None:
             self.side = int(config.small_config["side"])
             self.mask_side, grid = self.side // 2, self.side // small.PATCH
@@ -82,11 +82,13 @@ class MglmmProcessor:
     def region_canvas(self, size: Size) -> Canvas:
         """The frame regions are pooled in: the one whose tokens the language model sees.
 
-        CLIP's processor resizes the shorter side and crops the centre; with square pixels padded first nothing is lost,
-        so images are padded to a square (LLaVA's `image_aspect_ratio: pad`).
+        CLIP's processor resizes the shorter side and crops the centre (`clip_frame: crop`); with square pixels padded
+        first nothing is lost, so images are padded to a square by default (LLaVA's `image_aspect_ratio: pad`).
         """
         if self.clip is None:
             return self.canvas(size)
+        if self.config.clip_frame == "crop":
+            return Canvas.crop_square(size, self.config.tower_side)
         return Canvas.pad_square(size, self.config.tower_side)
 
     def pixels(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
@@ -94,6 +96,9 @@ class MglmmProcessor:
         values, canvases = preprocess(images, canvas=self.canvas, mean=self.mean, std=self.std)
         if self.clip is None:
             return values, None, tuple(canvases)
+        if self.config.clip_frame == "crop":
+            clip = self.clip(images=[Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
+            return values, clip, tuple(canvases)
         fill = tuple(int(255 * value) for value in self.clip.image_mean)
         frames = []
         for image in images:
@@ -109,6 +114,16 @@ class MglmmProcessor:
         if not regions:
             return torch.zeros(0, cells, cells)
         return torch.stack([self.region_canvas(region.size).grid(region.mask, cells) for region in regions])
+
+    def region_boxes(self, regions: Sequence[Region]) -> Tensor:
+        """float32[G, 4]: tight boxes of regions, xyxy, shares of the frame they are pooled in; NaN where empty.
+
+        With `box_frame: image` in the region encoder's config (GLaMM's weights) they are shares of the image's own
+        sides, whatever part of it CLIP sees.
+        """
+        if (self.config.region_config or {}).get("box_frame") == "image":
+            return square_boxes([(Canvas.resize(region.size, (1, 1)), region) for region in regions])
+        return square_boxes([(self.region_canvas(region.size), region) for region in regions])
 
     def batch(
         self,
@@ -155,6 +170,7 @@ class MglmmProcessor:
             **pad_rows(rows, self.ids.pad),
             region_masks=self.coverage([samples[i].regions[r] for i, r in given]),
             region_image=torch.tensor([i for i, _ in given], dtype=torch.long),
+            region_boxes=self.region_boxes([samples[i].regions[r] for i, r in given]),
             picked=torch.tensor(picked, dtype=torch.long),
             mask_targets=torch.stack(masks) if masks else torch.zeros(len(chosen) if original else 0, size, size),
             originals=tuple(torch.from_numpy(samples[i].regions[r].mask) for i, r in chosen) if original else (),

@@ -7,12 +7,22 @@ G regions, D the language model's width. Points and scribbles come as small disc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mglmm.config import Strict, parse
+from sam_bridge.small import SmallConfig
+
+if TYPE_CHECKING:
+    from mglmm.model import MglmmConfig
+
+Sizes = TypeVar("Sizes", bound=Strict)
 NUM_SHAPE = 5  # centre x, y, spread x, y, root of the area; shares of the square
+EMPTY = "region {} is empty: the model sees no pixel of it; give a mask, box or point inside the image"
+NUM_GLAMM_LAYERS = 10  # CLIP states -11, -8, -5, -2 of the embedding's and the layers' outputs
 
 
 class MaskMean(nn.Module):
@@ -24,13 +34,14 @@ class MaskMean(nn.Module):
         self.linear_1 = nn.Linear(sum(channels) + NUM_SHAPE, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, maps: Sequence[Tensor], coverage: Tensor, image: Tensor) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], coverage: Tensor, image: Tensor, boxes: Tensor | None = None) -> Tensor:
         """G regions of any images.
 
         Args:
             maps: float[I, C_i, h_i, w_i] each.
             coverage: float[G, h, w] in 0..1 over the same frame as the maps.
             image: int64[G], the image of each region.
+            boxes: not used.
 
         Returns:
             float[G, D].
@@ -38,6 +49,77 @@ class MaskMean(nn.Module):
         pooled = [norm(mean_under(each, coverage, image)) for norm, each in zip(self.norms, maps, strict=True)]
         hidden = torch.cat([*pooled, shape_of(coverage)], -1)
         return self.linear_2(F.gelu(self.linear_1(hidden.to(self.linear_1.weight.dtype))))
+
+
+class NoRegions(nn.Module):
+    """What stands where a published model reads no regions (LISA, MGLMM); it takes none and gives float[0, D]."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, maps: Sequence[Tensor], coverage: Tensor, image: Tensor, boxes: Tensor | None = None) -> Tensor:
+        if len(image):
+            raise ValueError(
+                f"{len(image)} region(s) given, but this checkpoint's model reads none; ask without regions, "
+                "or use a GLaMM, Ferret or mglmm checkpoint"
+            )
+        return maps[0].new_zeros(0, self.dim)
+
+
+def build_region_encoder(config: MglmmConfig) -> nn.Module:
+    """The region encoder that a config names, with fresh weights.
+
+    Every one is called as `encoder(maps, coverage, image, boxes)` and gives float[G, D]; see `MaskMean.forward`.
+
+    Args:
+        config: `region_encoder` names it, `region_config` holds its sizes and habits (`GlammSizes`, `FerretSizes`).
+
+    Raises:
+        ValueError: a size is unknown or does not fit, or the encoder needs a CLIP tower and there is none.
+    """
+    dim, kind = config.language().hidden_size, config.region_encoder
+    if kind == "none":
+        return NoRegions(dim)
+    if kind == "mask_mean":
+        refuse_sizes(config)
+        return MaskMean(map_channels(config), dim)
+    if config.vision != "clip":
+        raise ValueError(f"region_encoder {kind} reads a CLIP tower; set vision: clip, or region_encoder: mask_mean")
+    width = config.tower().hidden_size
+    if kind == "glamm":
+        from mglmm.regions_glamm import GlammRegions, GlammSizes
+
+        layers = config.tower().num_hidden_layers
+        if layers < NUM_GLAMM_LAYERS:
+            raise ValueError(
+                f"region_encoder glamm reads four layers of a CLIP tower of at least {NUM_GLAMM_LAYERS}, this one has "
+                f"{layers}; set region_encoder: mask_mean"
+            )
+        return GlammRegions(width, dim, config.tower_side, checked(GlammSizes, config))
+    from mglmm.regions_ferret import FerretSampler, FerretSizes
+
+    return FerretSampler(width, dim, checked(FerretSizes, config))
+
+
+def checked(sizes: type[Sizes], config: MglmmConfig) -> Sizes:
+    """The `region_config` as `sizes`; ValueError names what is wrong in it."""
+    return parse(sizes, config.region_config or {}, f"region_config of {config.region_encoder}")
+
+
+def refuse_sizes(config: MglmmConfig) -> None:
+    """The mask mean has no sizes of its own."""
+    if config.region_config:
+        raise ValueError(f"region_encoder mask_mean has no region_config; leave {config.region_config} out")
+
+
+def map_channels(config: MglmmConfig) -> list[int]:
+    """Channels of the maps that `MaskMean` pools from: the language tokens', then skips of stride 8 and 4."""
+    if config.small_config is not None and config.vision == "shared":
+        sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.small_config.items()}
+        small = SmallConfig(**sizes)
+        return [small.dim, small.stem[2], small.stem[1]]
+    return [config.tower().hidden_size]
 
 
 def mean_under(features: Tensor, coverage: Tensor, image: Tensor) -> Tensor:

@@ -38,23 +38,28 @@ class SpecialIds:
         return frozenset(vars(self).values())
 
 
-def add_markers(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def spelt(region: str = REGION) -> tuple[str, ...]:
+    """The markers as a model spells them, in the order of `MARKERS`; `region` stands for a region (GLaMM: `<bbox>`)."""
+    return (*MARKERS[:-1], region)
+
+
+def add_markers(tokenizer: PreTrainedTokenizerBase, region: str = REGION) -> list[str]:
     """Add the markers a tokenizer lacks; returns those added (the embedding must grow by as many rows)."""
     known = tokenizer.get_vocab()
-    missing = [marker for marker in MARKERS if marker not in known]
+    missing = [marker for marker in spelt(region) if marker not in known]
     tokenizer.add_tokens(missing, special_tokens=True)
     return missing
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
-    """The ids of all markers.
+def special_ids(tokenizer: PreTrainedTokenizerBase, region: str = REGION) -> SpecialIds:
+    """The ids of all markers; `region` as in `spelt`.
 
     Raises:
         ValueError: a marker is not exactly one token, two share an id, or the tokenizer has no bos or eos.
     """
     vocab, unk = tokenizer.get_vocab(), tokenizer.unk_token_id
     found: dict[str, int] = {}
-    for marker in MARKERS:
+    for marker in spelt(region):
         if marker not in vocab or vocab[marker] == unk:
             raise ValueError(f"the tokenizer has no token {marker!r}; call mglmm.tokens.add_markers(tokenizer) first")
         found[marker] = vocab[marker]
@@ -70,7 +75,7 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
             f"the tokenizer has bos {tokenizer.bos_token!r} and eos {tokenizer.eos_token!r}; it needs both"
         )
     pad = cast(int | None, tokenizer.pad_token_id)
-    return SpecialIds(bos, eos, eos if pad is None else pad, *(found[marker] for marker in MARKERS))
+    return SpecialIds(bos, eos, eos if pad is None else pad, *(found[marker] for marker in spelt(region)))
 
 
 class LiteralTokenizer:

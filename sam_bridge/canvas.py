@@ -72,6 +72,19 @@ class Canvas:
         square = (longest, longest)
         return cls(image=size, padded=square, origin=origin, inner=(side, side), frame=(side, side), resample=resample)
 
+    @classmethod
+    def crop_square(cls, size: Size, side: int, *, resample: Image.Resampling = Image.Resampling.BICUBIC) -> Canvas:
+        """CLIP's map: the centred square of the image's shorter side, resized to `side`; the rest is not seen.
+
+        For points, boxes and masks; pixels come from CLIP's own processor. To within half a pixel (it crops after it
+        resizes).
+        """
+        _check(size)
+        shortest = min(size)
+        origin = ((shortest - size[1]) // 2, (shortest - size[0]) // 2)
+        square = (shortest, shortest)
+        return cls(image=size, padded=square, origin=origin, inner=(side, side), frame=(side, side), resample=resample)
+
     @property
     def scale(self) -> tuple[float, float]:
         """(x, y) model px per image px."""

@@ -23,7 +23,7 @@ ALLOWED = {
 }
 # Takes seconds to import; like everything that only an extra brings, it is imported inside functions, never at the top.
 LATE = {"peft"}
-FOR_USERS = ("train", "eval", "demo", "serve", "sam-official")
+FOR_USERS = ("train", "eval", "demo", "serve", "quant", "sam-official")
 FOR_DEVELOPERS = ("test", "dev")
 # Modules whose name is not that of their distribution.
 MODULE = {"opencv-python-headless": "cv2", "pillow": "PIL", "protobuf": "google", "pyyaml": "yaml"}

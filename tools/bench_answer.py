@@ -9,11 +9,20 @@ in one run and prints token passes, seconds, and their ratios:
   again for every token, and masks are decoded answer by answer.
 
 Both choose greedily, and what they say is compared. A config (YAML) gives that size with random weights.
+
+Then, with `--imported PATH` (a published LISA, GLaMM or MGLMM checkpoint, converted on the way, or one already
+converted; by default the tiny LISA of the fixtures beside the project, `none` leaves it out), answers of exactly 32,
+128 and 512 tokens: as its authors' code runs it (no cache; the whole sequence and CLIP for every token), and cached.
 """
 
 import argparse
+import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,6 +75,75 @@ class Uncached(Run):
         self.hidden = self.language(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
 
 
+class Published(Uncached):
+    """As LISA, GLaMM and MGLMM answer: CLIP, too, reads the image again for every token."""
+
+    def __init__(self, clip_pixels: torch.Tensor, *settings: Any):
+        self.clip_pixels = clip_pixels
+        super().__init__(*settings)
+
+    @torch.no_grad()
+    def run_all(self) -> None:
+        llava = self.model.llava
+        states = self.model.clip_states(self.clip_pixels)[cast(int, llava.config.vision_feature_layer)]
+        patches = states[:, 1:] if llava.config.vision_feature_select_strategy == "default" else states
+        tokens = llava.model.multi_modal_projector(patches)
+        whole = torch.tensor([self.ids], device=tokens.device)
+        embeds = self.model.embed(whole, tokens, self.prompt.regions)
+        self.hidden = self.language(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
+
+
+def exactly(grounder: Grounder, image: np.ndarray, length: int, published: bool) -> list[list[int]]:
+    """An answer of `length` tokens, as published or cached; its end is forbidden, so that both say equally much."""
+    grounder.cached = None
+    state = grounder.encode([image])
+    prompts = grounder.prompts(state, [Prepared(0, (user_turn(QUESTIONS[1], ()),), (), ())])
+    settings = (grounder.model, grounder.processor.encoder, state, prompts, GenerationOptions(max_new_tokens=length))
+    _, clip, _ = grounder.processor.pixels([image])
+    if clip is None:
+        raise SystemExit("this model has no CLIP tower; give a published LISA, GLaMM or MGLMM to --imported")
+    run = Published(clip.to(state.tokens.device), *settings) if published else Run(*settings)
+    run.banned = torch.cat([run.banned, torch.tensor([grounder.processor.ids.eos])])
+    while run.active:
+        run.step()
+    (out,) = run.out
+    grounder.decode(state, out.states, [0] * len(out.states))
+    return [out.ids]
+
+
+def imported(path: str, lengths: Sequence[int]) -> None:
+    """Token passes, CLIP passes and seconds of a published checkpoint, both ways."""
+    fixture = Path(os.environ.get("MGLMM_SHARED") or "../shared", "golden", "lisa", "checkpoint")
+    folder = fixture if path == "fixture" else Path(path)
+    if path == "fixture" and not folder.is_dir():
+        print(f"no fixture at {folder}; set MGLMM_SHARED, or give a published checkpoint: --imported PATH")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        config = folder / "config.json"
+        if not config.is_file() or json.loads(config.read_text(encoding="utf-8")).get("model_type") != "mglmm":
+            from mglmm.importers import convert
+
+            folder = convert(folder, Path(scratch, "converted")).folder
+        grounder = Grounder(*load_checkpoint(folder))
+    image = make_scene(EVAL_SEED_START, held_out="allow").image
+    tower, clips = grounder.model.llava.model.vision_tower, []
+    tower.register_forward_pre_hook(lambda *_: clips.append(1))
+    passes = Passes(grounder)
+    exactly(grounder, image, 4, published=False)  # warm
+    print(f"{path} ({grounder.processor.form.name}): one question; tokens through the language model, CLIP, seconds")
+    print(f"{'T':>5}{'as published':>26}{'cached':>26}{'fewer passes':>15}{'faster':>9}   same answer")
+    for length in lengths:
+        found = []
+        for published in (True, False):
+            clips.clear()
+            found.append((*passes.of(lambda p=published, n=length: exactly(grounder, image, n, p)), len(clips)))
+        (said, slow, many, often), (repeated, fast, few, once) = found
+        print(
+            f"{length:>5}{many:>12,}{often:>6}{slow:>7.1f}s{few:>12,}{once:>6}{fast:>7.2f}s"
+            f"{many / few:>14.1f}x{slow / fast:>8.1f}x   {'yes' if said == repeated else 'no'}"
+        )
+
+
 def ours(grounder: Grounder, pixels: list[np.ndarray]) -> list[list[int]]:
     """All questions about all images in one batch."""
     return answer(grounder, Run, pixels, [(image, text) for image in range(len(pixels)) for text in QUESTIONS])
@@ -116,16 +194,9 @@ def load(name: str, options: GenerationOptions) -> Grounder:
     return Grounder(*load_checkpoint(name), options)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bundled", help="bundled, a checkpoint folder, a model config, or tiny")
-    parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
-    parser.add_argument("--quick", action="store_true", help="one image, 16 tokens")
-    arguments = parser.parse_args()
-    limit = 16 if arguments.quick else arguments.max_new_tokens
-    grounder = load(arguments.model, GenerationOptions(max_new_tokens=limit))
-    count = 1 if arguments.quick else arguments.images
+def batched(model: str, count: int, limit: int) -> None:
+    """All questions about `count` scenes, at most `limit` tokens each: ours against theirs."""
+    grounder = load(model, GenerationOptions(max_new_tokens=limit))
     pixels = [make_scene(EVAL_SEED_START + number, held_out="allow").image for number in range(count)]
     passes = Passes(grounder)
     answer(grounder, Run, pixels[:1], [(0, QUESTIONS[0])])  # warm
@@ -134,12 +205,28 @@ def main() -> None:
     repeated, slow, many = passes.of(lambda: theirs(grounder, pixels))
     equal = sum(first == second for first, second in zip(said, repeated, strict=True))
     length = np.mean([len(ids) for ids in said])
-    print(f"{arguments.model}: {count} images x {len(QUESTIONS)} questions, {length:.1f} tokens an answer")
+    print(f"{model}: {count} images x {len(QUESTIONS)} questions, {length:.1f} tokens an answer")
     print(f"{'':24}{'token passes':>14}{'seconds':>10}")
     print(f"{'cached, batched':24}{tokens:>14,}{seconds:>10.2f}")
     print(f"{'uncached, one by one':24}{many:>14,}{slow:>10.2f}")
     print(f"{'ratio':24}{many / tokens:>13.1f}x{slow / seconds:>9.1f}x")
     print(f"the same answers: {equal} of {len(said)}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bundled", help="bundled, a checkpoint folder, a model config, tiny, none")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--quick", action="store_true", help="one image, 16 tokens")
+    parser.add_argument("--imported", default="fixture", help="a published checkpoint, a converted one, fixture, none")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512], help="T, with --imported")
+    arguments = parser.parse_args()
+    if arguments.model != "none":
+        quick = (1, 16) if arguments.quick else (arguments.images, arguments.max_new_tokens)
+        batched(arguments.model, *quick)
+    if arguments.imported != "none":
+        imported(arguments.imported, arguments.lengths[:1] if arguments.quick else arguments.lengths)
 
 
 if __name__ == "__main__":

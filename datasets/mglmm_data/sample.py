@@ -100,7 +100,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Grounding:
-    """Characters `start:end` of a turn's text are grounded in one or several regions, in reading order."""
+    """Characters `start:end` of a turn's text are grounded in one or several regions, in reading order.
+
+    `start == end` is a mask without words at its place, as in LISA's `It is [SEG].`
+    """
 
     start: int
     end: int
@@ -133,7 +136,8 @@ class Turn:
         end = 0
         for span in sorted([*self.phrases, *self.mentions], key=lambda item: item.start):
             piece = self.text[span.start : span.end]
-            if not (end <= span.start < span.end <= len(self.text)):
+            letters = int(isinstance(span, Mention))  # a mention needs words; a mask may stand without (`It is [SEG].`)
+            if not (end <= span.start <= span.end - letters <= len(self.text) - letters):
                 raise ValueError(f"span {span.start}:{span.end} overlaps another or leaves the text {self.text!r}")
             if piece != piece.strip():
                 raise ValueError(f"span {span.start}:{span.end} ({piece!r}) begins or ends with white space")

@@ -41,7 +41,7 @@ def add_lora(model: Mglmm, config: LoraConfig, rows: Iterable[int]) -> None:
         parameter.requires_grad_(MARK in name)
     for weight in row_weights(model).values():
         keep = torch.zeros(len(weight), 1, dtype=weight.dtype, device=weight.device)
-        keep[list(rows)] = 1
+        keep[[row for row in rows if row < len(weight)]] = 1  # an imported vocabulary lacks some markers' rows
         weight.requires_grad_(True)  # a hook needs it; the stage decides later
         weight.register_hook(lambda grad, keep=keep: grad * keep.to(grad.device))
 

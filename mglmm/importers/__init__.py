@@ -1,0 +1,5 @@
+"""Published checkpoints in: `convert(path, out)`, and from then on a checkpoint of ours with the same numbers."""
+
+from mglmm.importers.registry import FAMILIES, convert, detect, family_of, merge
+
+__all__ = ["FAMILIES", "convert", "detect", "family_of", "merge"]

@@ -1,0 +1,193 @@
+"""Trainers' wrappers off: prefixes, unmerged LoRA (peft), and DeepSpeed's ZeRO shards through its own converter.
+
+W' = W + alpha / r * B @ A (Hu et al. 2021, arXiv:2106.09685; rank-stabilised: alpha / sqrt(r)).
+Layouts: an adapter folder of peft (`adapter_config.json`, `...lora_A.weight`), and the whole state of a wrapped model
+that `zero_to_fp32` gives (`base_model.model.*`, `...lora_A.default.weight`, with the untouched weights beside it).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mglmm.importers.keys import Entry, Plan, Store, listed, read_json
+
+PREFIXES = ("base_model.model.", "module.", "_orig_mod.")
+WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
+LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
+ADAPTER = "adapter: "
+"""Prefix of the keys of adapters in an unwrapped store."""
+PUBLISHED_ALPHA = 16.0  # of LISA, GLaMM and MGLMM, whose weights files do not say it
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A store under plain keys; `adapters` are (layer's weight key, key of A, key of B, scale)."""
+
+    store: Store
+    adapters: tuple[tuple[str, str, str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> dict[str, Entry]:
+        """Everything but the adapters' own matrices."""
+        return {key: entry for key, entry in self.store.entries.items() if not key.startswith(ADAPTER)}
+
+
+def unwrap(store: Store, alpha: float | None = None) -> Unwrapped:
+    """Plain keys, and the adapters found.
+
+    Args:
+        alpha: of the adapters; by default what adapter_config.json says, else the published 16.
+
+    Raises:
+        ValueError: keys fall together, half an adapter is missing, or it is of a kind that cannot be merged.
+    """
+    entries: dict[str, Entry] = {}
+    halves: dict[tuple[str, str], dict[str, str]] = {}
+    for key, entry in store.entries.items():
+        if ".original_module." in key:  # peft keeps the layer that a saved one replaces
+            continue
+        plain = without_wrappers(key)
+        if found := LORA.fullmatch(plain):
+            halves.setdefault((found["layer"], found["adapter"] or ""), {})[found["side"]] = ADAPTER + plain
+            plain = ADAPTER + plain
+        elif ".lora_" in plain:
+            raise ValueError(
+                f"{store.path}: {key} is no plain LoRA (DoRA, an embedding's, or with a bias); "
+                "merge it with peft's merge_and_unload first"
+            )
+        if plain in entries:
+            raise ValueError(f"{store.path}: {key} and another key both mean {plain}; save the model again")
+        entries[plain] = entry
+    if not halves:
+        return Unwrapped(Store(store.path, entries))
+    broken = sorted(layer for (layer, _), sides in halves.items() if set(sides) != {"A", "B"})
+    if broken:
+        raise ValueError(f"{store.path}: half of the adapter of {listed(broken)} is missing; copy the whole checkpoint")
+    settings = adapter_settings(store.path)
+    said = settings.get("lora_alpha")
+    notes = ()
+    if alpha is None and said is None:
+        notes = (f"the adapters' alpha is not said; {PUBLISHED_ALPHA:g} was taken, as in the family (--lora-alpha)",)
+    scale = float(alpha if alpha is not None else PUBLISHED_ALPHA if said is None else said)
+    adapters = []
+    for (layer, _), sides in sorted(halves.items()):
+        rank = entries[sides["A"]].shape[0]
+        root = rank**0.5 if settings.get("use_rslora") else rank
+        adapters.append((f"{layer}.weight", sides["A"], sides["B"], scale / root))
+    return Unwrapped(Store(store.path, entries), tuple(adapters), notes)
+
+
+def without_wrappers(key: str) -> str:
+    """A key without what DDP, torch.compile and peft put around modules."""
+    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), ""):
+        key = key[len(prefix) :]
+    for wrapper in WRAPPERS:
+        key = key.replace(wrapper, "")
+    return key
+
+
+def adapter_settings(path: Path) -> dict[str, Any]:
+    """peft's `adapter_config.json` beside the weights; empty without one.
+
+    Raises:
+        ValueError: adapters of a kind that is not a plain sum.
+    """
+    file = (path if path.is_dir() else path.parent) / "adapter_config.json"
+    if not file.exists():
+        return {}
+    settings = read_json(file)
+    for key in ("use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern"):
+        if settings.get(key):
+            raise ValueError(f"{file}: {key} is set; merge these adapters with peft's merge_and_unload first")
+    if settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none":
+        raise ValueError(f"{file}: only plain LoRA without bias can be merged; use peft's merge_and_unload first")
+    return settings
+
+
+def is_bare(unwrapped: Unwrapped) -> bool:
+    """Are there adapters without the weights that they were trained on?"""
+    return bool(unwrapped.adapters) and any(layer not in unwrapped.store.entries for layer, *_ in unwrapped.adapters)
+
+
+def with_adapters(plan: Plan, unwrapped: Unwrapped, names: Mapping[str, str]) -> Plan:
+    """The plan with every adapter added to its layer.
+
+    Args:
+        names: ours by theirs, for the layers.
+
+    Raises:
+        ValueError: a layer is not there, or of another size: the adapters were made for another base.
+    """
+    takes, entries, wrong = dict(plan.takes), unwrapped.store.entries, []
+    for layer, a, b, scale in unwrapped.adapters:
+        ours = names.get(layer)
+        take = takes.get(ours) if ours is not None else None
+        if ours is None or take is None:
+            wrong.append(f"{layer} is not in it")
+            continue
+        made = (entries[b].shape[0], entries[a].shape[1])
+        if entries[take.key].shape != made or entries[a].shape[0] != entries[b].shape[1]:
+            wrong.append(f"{layer} is {entries[take.key].shape}, the adapter's {made}")
+            continue
+        takes[ours] = replace(take, adapters=(*take.adapters, (a, b, scale)))
+    if wrong:
+        raise ValueError(
+            f"the adapters were made for another base: {len(wrong)} of {len(unwrapped.adapters)} do not fit "
+            f"{unwrapped.store.path} ({listed(wrong, 3)}); give the base they were trained on"
+        )
+    extra = [key for key in plan.extra if not key.startswith(ADAPTER)]
+    return Plan(takes, plan.ignored, extra)
+
+
+def merged_with(base: Store, adapter: Unwrapped) -> Unwrapped:
+    """A base under plain keys with what an adapter's checkpoint holds: its whole tensors replace the base's.
+
+    Raises:
+        ValueError: a whole tensor is not in the base, or of another shape.
+    """
+    wrong = []
+    for key, entry in adapter.plain.items():
+        if key.endswith("rotary_emb.inv_freq") or ".vision_tower." in key:
+            continue
+        if key not in base.entries:
+            wrong.append(f"{key} is not in it")
+        elif base.entries[key].shape != entry.shape:
+            wrong.append(f"{key} is {base.entries[key].shape}, the adapter's {entry.shape}")
+    if wrong:
+        raise ValueError(
+            f"{adapter.store.path} was made for another base: {len(wrong)} of its tensors do not fit {base.path} "
+            f"({listed(wrong, 3)}); give the base it was trained on"
+        )
+    return Unwrapped(Store(base.path, {**base.entries, **adapter.store.entries}), adapter.adapters, adapter.notes)
+
+
+def is_zero(path: Path) -> bool:
+    """Does a folder hold DeepSpeed's ZeRO shards?"""
+    return path.is_dir() and any(path.glob("**/*_optim_states.pt"))
+
+
+def from_zero(path: Path, scratch: Path) -> Path:
+    """Let DeepSpeed put its shards together into `scratch`; returns the folder to read.
+
+    Raises:
+        ValueError: DeepSpeed is not installed, or cannot read the shards.
+    """
+    try:
+        from deepspeed.utils.zero_to_fp32 import (  # pyright: ignore[reportMissingImports]
+            convert_zero_checkpoint_to_fp32_state_dict,
+        )
+    except ImportError:
+        raise ValueError(
+            f"{path} holds DeepSpeed ZeRO shards, which only DeepSpeed's own converter reads: pip install deepspeed, "
+            "or run the zero_to_fp32.py that lies beside them and give its output"
+        ) from None
+    try:
+        convert_zero_checkpoint_to_fp32_state_dict(str(path), str(scratch))
+    except Exception as error:
+        raise ValueError(f"DeepSpeed cannot put the shards of {path} together: {error}; copy all of them") from error
+    return scratch

@@ -1,0 +1,293 @@
+"""The doors: which family a checkpoint is of, `convert` and `merge`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from mglmm.checkpoint import replaced_folder
+from mglmm.importers import convert as making
+from mglmm.importers import ferret, glamm, lisa, llava, lora, mglmm_family
+from mglmm.importers.convert import Converted
+from mglmm.importers.families import Family
+from mglmm.importers.keys import Plan, Store, Take, listed, open_store, read_json
+from mglmm.importers.tokenizer import legacy_tokenizer, original_size
+from mglmm.model import MglmmConfig
+from mglmm.processor import MglmmProcessor
+from mglmm.templates import FAMILIES as FORMS
+from mglmm.tokenizer import tokenizer_hash
+from mglmm.tokens import special_ids
+
+FAMILIES: dict[str, Family] = {each.FAMILY.name: each.FAMILY for each in (lisa, glamm, mglmm_family)}
+OTHERS = {
+    "llava": ("model.mm_projector.", "LLaVA in its original layout"),
+    "llava-hf": ("multi_modal_projector.", "a LLaVA in Hugging Face's layout"),
+    "ferret": (ferret.MARK, "a Ferret, or its sampler alone"),
+    "sam": ("image_encoder.patch_embed.", "an official SAM"),
+    "ours": ("llava.model.language_model.", "a checkpoint of ours"),
+}
+"""Layouts that are no grounding model of others, and what tells them."""
+WAYS = {
+    "llava": "mglmm convert writes it in Hugging Face's layout",
+    "llava-hf": "name it as `llava:` in a model config (configs/model/llava_7b_sam_h.yaml)",
+    "sam": "name it as `sam:` in a model config (configs/model/llava_7b_sam_h.yaml)",
+    "ferret": "mglmm convert writes its sampler as a region encoder",
+    "ours": "it needs no conversion: mglmm ask --model FOLDER",
+}
+
+
+def detect(store: Store) -> str:
+    """The family of a checkpoint by its keys, wrappers taken off; a name of `FAMILIES` or `OTHERS`.
+
+    Raises:
+        ValueError: the keys are of no layout known here, or of two.
+    """
+    keys = [lora.without_wrappers(key) for key in store.entries]
+    if ferret.holds_sampler(keys):
+        return "ferret"
+    found = [family.name for family in FAMILIES.values() if any(key.startswith(family.mark) for key in keys)]
+    if not found:
+        marks = {name: mark for name, (mark, _) in OTHERS.items()}
+        found = [
+            name for name, mark in marks.items() if any(key.removeprefix("model.").startswith(mark) for key in keys)
+        ]
+        found = found or [name for name, mark in marks.items() if any(key.startswith(mark) for key in keys)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"{store.path} has keys of {' and of '.join(found)}; it is not one checkpoint")
+    groups = sorted({".".join(key.split(".")[:2]) for key in keys})
+    if any(lora.LORA.fullmatch(key) for key in keys):
+        raise ValueError(
+            f"{store.path} holds adapters without the model they belong to; merge them into their base: "
+            f"mglmm merge BASE {store.path} OUT"
+        )
+    raise ValueError(
+        f"{store.path} is of no family known here (its keys begin with {listed(groups)}); known are "
+        f"{', '.join([*FAMILIES, *OTHERS])}"
+    )
+
+
+def agreed(store: Store, named: str | None = None) -> str:
+    """The family that the keys tell; `named` must be the same.
+
+    Raises:
+        ValueError: no such family, or another one than named.
+    """
+    if named is not None and named not in FAMILIES and named not in OTHERS:
+        raise ValueError(f"unknown family {named!r}; known: {', '.join([*FAMILIES, *OTHERS])}")
+    found = detect(store)
+    if named is not None and named != found:
+        what = FAMILIES[found].mark if found in FAMILIES else OTHERS[found][0]
+        raise ValueError(
+            f"{store.path} is a checkpoint of {found}, not of {named}: its keys hold {what}*; "
+            f"leave --family out, or give --family {found}"
+        )
+    return found
+
+
+def family_of(store: Store, named: str | None = None) -> Family:
+    """The family of a grounding checkpoint; see `agreed`.
+
+    Raises:
+        ValueError: it is no grounding checkpoint.
+    """
+    found = agreed(store, named)
+    if found in FAMILIES:
+        return FAMILIES[found]
+    raise ValueError(f"{store.path} is {OTHERS[found][1]}, not a grounding model to convert; {WAYS[found]}")
+
+
+def convert(
+    path: str | Path,
+    out: str | Path,
+    *,
+    family: str | None = None,
+    vision_tower: str | None = None,
+    dtype: torch.dtype | None = None,
+    sam_decoder_heads: int | None = None,
+    lora_alpha: float | None = None,
+    adapter: str | Path | None = None,
+    region: Mapping[str, Any] | None = None,
+) -> Converted:
+    """A published checkpoint to one of ours.
+
+    Args:
+        path: a folder with weights, config.json and the tokenizer's files.
+        out: the folder to write; replaced in one step where it is a checkpoint already.
+        family: what the caller takes it for; by default its keys tell.
+        vision_tower: folder (or cached hub name) of the CLIP; by default the one that config.json names.
+        dtype: of the weights; by default as stored.
+        sam_decoder_heads: attention heads of SAM's mask decoder; see `families.decoder_heads_of`.
+        lora_alpha: of unmerged adapters, where nothing beside them says it.
+        adapter: adapters (peft folder, or a weights file) to merge while converting.
+        region: sizes and habits of the region encoder that overrule what the family was trained with; fields of
+            `GlammSizes` (`box_side`) and `FerretSizes` (`pooling`, `transpose_compat`, `knn`).
+
+    Raises:
+        ValueError: the checkpoint is damaged, incomplete, of another family, or its parts do not fit; says which.
+        OSError: writing failed.
+    """
+    path, out = Path(path), Path(out)
+    check_out(path, out)
+    with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
+        unwrapped = lora.unwrap(open_store(zeroed(path, scratch, "base")), lora_alpha)
+        if adapter is not None:
+            more = lora.unwrap(open_store(zeroed(Path(adapter), scratch, "adapter")), lora_alpha)
+            unwrapped = lora.merged_with(unwrapped.store, more)
+        elif lora.is_bare(unwrapped):
+            raise ValueError(
+                f"{path} holds adapters, not the weights they were trained on; "
+                f"merge them into their base: mglmm merge BASE {path} {out}"
+            )
+        name = agreed(unwrapped.store, family)
+        if name == "llava":
+            return llava.convert(unwrapped, path, out, vision_tower, dtype)
+        if name == "ferret":
+            return ferret.convert(path, out, dtype=dtype, **(region or {}))
+        return convert_family(
+            family_of(unwrapped.store), unwrapped, path, out, vision_tower, dtype, sam_decoder_heads, region
+        )
+
+
+def convert_family(
+    kind: Family,
+    unwrapped: lora.Unwrapped,
+    path: Path,
+    out: Path,
+    vision_tower: str | None,
+    dtype: torch.dtype | None,
+    sam_decoder_heads: int | None,
+    region: Mapping[str, Any] | None = None,
+) -> Converted:
+    """`convert` for a grounding model; see there."""
+    folder = path if path.is_dir() else path.parent
+    published = read_json(folder / "config.json")
+    tower = making.find_tower(vision_tower, published, folder)
+    rows = making.embedding_rows(unwrapped.store)
+    tokenizer = legacy_tokenizer(folder, kind.name)
+    making.check_vocabulary(folder, original_size(folder), rows, published)
+    form = FORMS[kind.name]
+    ids = special_ids(tokenizer, form.region)
+    shapes = unwrapped.store.shapes
+    sam = kind.sam_config(shapes, sam_decoder_heads)
+    config = making.mglmm_config(
+        kind,
+        making.llava_config(published, rows, tower.config, ids.image, folder),
+        sam,
+        kind.region_settings(shapes, published, region),
+        seg_token_id=ids.seg,
+        region_token_id=ids.region,
+        prompt_format=form.name,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+    )
+    processor = MglmmProcessor(tokenizer, config, tower.image_processor)
+    store = making.with_tower(unwrapped.store, tower)
+    plan = planned(kind, store, unwrapped, sam)
+    plan.check(path, store.shapes, making.wanted_shapes(config))
+    with replaced_folder(out) as fresh:
+        making.write_weights(fresh, plan, store, dtype)
+        cast(Any, config).architectures = ["Mglmm"]
+        config.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
+    return Converted(kind.name, out, len(plan.takes), making.counted(plan), unwrapped.notes)
+
+
+def planned(kind: Family, store: Store, unwrapped: lora.Unwrapped, sam: Any) -> Plan:
+    """The plan of a checkpoint with its tower, adapters in their places."""
+    plan = kind.plan(store, sam)
+    names = {layer: ours for layer, *_ in unwrapped.adapters if (ours := kind.ours(layer)) is not None}
+    return lora.with_adapters(plan, lora.Unwrapped(store, unwrapped.adapters), names)
+
+
+def zeroed(path: Path, scratch: str, name: str) -> Path:
+    """The path, or where DeepSpeed's shards of it were put together."""
+    return lora.from_zero(path, Path(scratch, name)) if lora.is_zero(path) else path
+
+
+def check_out(path: Path, out: Path) -> None:
+    """Raise ValueError where writing `out` would destroy something else than a checkpoint of ours."""
+    if out.resolve() == (path if path.is_dir() else path.parent).resolve():
+        raise ValueError(f"{out} is the checkpoint itself; give another folder to write to")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder to write to")
+    if out.is_dir() and any(out.iterdir()):
+        config = out / "config.json"
+        if not config.exists() or read_json(config).get("model_type") not in (MglmmConfig.model_type, "llava"):
+            raise ValueError(f"{out} is not empty and holds no checkpoint; give a new folder")
+
+
+def merge(
+    base: str | Path,
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    vision_tower: str | None = None,
+    dtype: torch.dtype | None = None,
+    sam_decoder_heads: int | None = None,
+    lora_alpha: float | None = None,
+) -> Converted:
+    """Adapters into their base: one of ours, or a published one (which is converted on the way).
+
+    Args:
+        base: a folder.
+        adapter: a peft folder, a weights file with the wrapped model's keys, or DeepSpeed's shards.
+        out: see `convert`; so are the others.
+
+    Raises:
+        ValueError: the adapters were made for another base; else see `convert`.
+    """
+    base, adapter, out = Path(base), Path(adapter), Path(out)
+    store = open_store(base) if not lora.is_zero(base) else None
+    if store is None or detect(store) != "ours":
+        return convert(
+            base,
+            out,
+            vision_tower=vision_tower,
+            dtype=dtype,
+            sam_decoder_heads=sam_decoder_heads,
+            lora_alpha=lora_alpha,
+            adapter=adapter,
+        )
+    check_out(base, out)
+    with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
+        more = lora.unwrap(open_store(zeroed(adapter, scratch, "adapter")), lora_alpha)
+        unwrapped = lora.merged_with(store, in_our_names(more, store))
+        plan = Plan({key: Take(key) for key in store.entries})
+        names = {key: key for key in store.entries}
+        plan = lora.with_adapters(plan, unwrapped, names)
+        with replaced_folder(out) as fresh:
+            for file in base.iterdir():
+                if file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.is_file():
+                    shutil.copy2(file, fresh / file.name)
+            making.write_weights(fresh, plan, unwrapped.store, dtype)
+    return Converted("ours", out, len(plan.takes), {}, more.notes)
+
+
+def in_our_names(adapter: lora.Unwrapped, base: Store) -> lora.Unwrapped:
+    """An adapter's checkpoint under the keys of one of our checkpoints, whatever model it was trained on."""
+    config = read_json(base.path / "config.json")
+    kind = FAMILIES.get(str(config.get("prompt_format"))) or mglmm_family.FAMILY
+    name = renamer(kind, base.entries)
+    entries = {
+        key if key.startswith(lora.ADAPTER) else name(key): entry for key, entry in adapter.store.entries.items()
+    }
+    adapters = tuple((name(layer), a, b, scale) for layer, a, b, scale in adapter.adapters)
+    return lora.Unwrapped(Store(adapter.store.path, entries), adapters, adapter.notes)
+
+
+def renamer(kind: Family, ours: Mapping[str, Any]) -> Callable[[str], str]:
+    """A function from a key of our model, of Hugging Face's LLaVA or of the original layout to our key."""
+
+    def name(key: str) -> str:
+        for candidate in (key, f"llava.{key}", f"llava.model.language_model.{key}", kind.ours(key)):
+            if candidate is not None and candidate in ours:
+                return candidate
+        return key
+
+    return name

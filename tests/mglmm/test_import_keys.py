@@ -1,0 +1,262 @@
+"""Every key of the real checkpoints finds its place; shards, wrappers and adapters; LoRA merges exactly."""
+
+import gzip
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
+
+from mglmm.checkpoint import load_checkpoint
+from mglmm.importers import FAMILIES, convert, detect, merge
+from mglmm.importers.convert import llava_config, mglmm_config, wanted_shapes, write_weights
+from mglmm.importers.families import CLIP, RECOMPUTED
+from mglmm.importers.keys import Entry, KeyMismatchError, Store, open_store
+from mglmm.importers.lora import without_wrappers
+from sam_bridge.config import parts
+
+SEVEN_B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+TOWER = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+SIDES = {"lisa": 224, "glamm": 336, "mglmm": 336}
+
+
+def weights(folder):
+    """All tensors of a folder that we wrote."""
+    return {key: value for file in Path(folder).glob("*.safetensors") for key, value in load_file(file).items()}
+
+
+@pytest.fixture
+def copy(shared, tmp_path):
+    """A function from a family to a copy of its tiny checkpoint that may be changed, its tower beside it."""
+
+    def make(family):
+        for folder in shared("golden", family).iterdir():
+            if folder.is_dir():
+                shutil.copytree(folder, tmp_path / folder.name, copy_function=shutil.copyfile)
+        for path in tmp_path.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return tmp_path / "checkpoint"
+
+    return make
+
+
+@pytest.mark.parametrize("family", ["lisa", "glamm", "mglmm"])
+def test_every_key_of_the_real_size_is_taken_or_left_out_with_a_reason(shared, family):
+    (file,) = shared("golden", family).glob("*_key_manifest.json.gz")
+    shapes = {key: tuple(shape) for key, shape in json.loads(gzip.decompress(file.read_bytes())).items()}
+    store = Store(file, {key: Entry(file, key, shape, torch.float16) for key, shape in shapes.items()})
+    kind = FAMILIES[family]
+    assert detect(store) == family
+    sam = kind.sam_config(shapes, None)
+    plan = kind.plan(store, sam)
+    assert not plan.extra
+    assert len(plan.takes) + len(plan.ignored) == len(shapes)
+    assert set(plan.ignored.values()) == {RECOMPUTED}
+    assert all(key.endswith("inv_freq") for key in plan.ignored)
+    rows = shapes["lm_head.weight"][0]
+    tower = CLIPVisionConfig.from_dict({**TOWER, "image_size": SIDES[family], "patch_size": 14})
+    llava = llava_config(SEVEN_B, rows, tower, rows, file)
+    region = kind.region_config(shapes, {}) if kind.region_config is not None else None
+    wanted = wanted_shapes(mglmm_config(kind, llava, sam, region, seg_token_id=1, region_token_id=2))
+    outside = {key: shape for key, shape in wanted.items() if not key.startswith(CLIP)}
+    plan.check(file, shapes, outside)
+    assert parts(sam).vision.num_hidden_layers == 32
+    assert parts(sam).decoder.num_attention_heads == 8
+
+
+def test_a_table_names_what_is_missing_extra_and_of_another_shape(copy, tmp_path):
+    folder = copy("lisa")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    del state["model.norm.weight"]
+    state["model.stranger.weight"] = torch.zeros(3)
+    state["model.mm_projector.bias"] = torch.zeros(65)
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(KeyMismatchError, match="3 keys do not fit its config.json: missing .*norm.weight") as caught:
+        convert(folder, tmp_path / "out")
+    assert {(line.what, line.key) for line in caught.value.lines} == {
+        ("missing", "llava.model.language_model.norm.weight"),
+        ("extra", "model.stranger.weight"),
+        ("shape", "model.mm_projector.bias"),
+    }
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_shards_give_the_same_checkpoint(copy, tmp_path, suffix, indexed):
+    folder = copy("mglmm")
+    convert(folder, tmp_path / "whole")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    (folder / "pytorch_model.bin").unlink()
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    names = [f"{stem}-{number:05}-of-00003.{suffix}" for number in (1, 2, 3)]
+    save = save_file if suffix == "safetensors" else torch.save
+    where = {}
+    for number, name in enumerate(names):
+        part = {key: value for index, (key, value) in enumerate(state.items()) if index % 3 == number}
+        where |= dict.fromkeys(part, name)
+        save(part, folder / name)
+    if indexed:
+        index = "model.safetensors.index.json" if suffix == "safetensors" else "pytorch_model.bin.index.json"
+        (folder / index).write_text(json.dumps({"weight_map": where}))
+    convert(folder, tmp_path / "out")
+    found, wanted = weights(tmp_path / "out"), weights(tmp_path / "whole")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_several_output_shards_load(copy, tmp_path, monkeypatch):
+    folder = copy("lisa")
+    convert(folder, tmp_path / "whole")
+    monkeypatch.setattr(write_weights, "__defaults__", (None, 200_000, ""))
+    convert(folder, tmp_path / "parts")
+    assert len(list((tmp_path / "parts").glob("model-*.safetensors"))) > 3
+    whole, parts = (load_checkpoint(tmp_path / name)[0].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_dtype_and_save_load_round_trip(copy, tmp_path):
+    convert(copy("glamm"), tmp_path / "out", dtype=torch.float16)
+    assert {value.dtype for value in weights(tmp_path / "out").values()} == {torch.float16}
+    model, processor = load_checkpoint(tmp_path / "out")
+    from mglmm.checkpoint import save_checkpoint
+
+    save_checkpoint(tmp_path / "again", model, processor)
+    again, _ = load_checkpoint(tmp_path / "again")
+    state = again.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert again.config.region_config == model.config.region_config
+
+
+def test_adapters_of_a_subset_merge_to_the_released_weights(shared, copy, tmp_path):
+    folder = copy("lisa")
+    convert(folder, tmp_path / "released")
+    done = merge(folder, shared("golden", "lisa", "lora_unmerged_subset.safetensors"), tmp_path / "merged")
+    assert any("16" in note for note in done.notes)
+    found, wanted = weights(tmp_path / "merged"), weights(tmp_path / "released")
+    assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
+
+
+def unmerged(shared, folder):
+    """The state of the wrapped model, as zero_to_fp32 gives it: every key that was recorded."""
+    facts = json.loads(shared("golden", "lisa", "golden.json").read_text())
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    part = load_file(shared("golden", "lisa", "lora_unmerged_subset.safetensors"))
+    tower = torch.load(shared("golden", "lisa", "clip-tiny", "pytorch_model.bin"), weights_only=True)
+    inside = {f"model.vision_tower.vision_tower.{key}": value for key, value in tower.items()}
+    plain = {**state, **inside}
+    return {key: part[key] if key in part else plain[without_wrappers(key)] for key in facts["peft_full_key_list"]}
+
+
+def test_a_wrapped_models_whole_state_converts(shared, copy, tmp_path):
+    folder = copy("lisa")
+    convert(folder, tmp_path / "released")
+    state = unmerged(shared, folder)
+    facts = json.loads(shared("golden", "lisa", "golden.json").read_text())
+    assert state.keys() == set(facts["peft_full_key_list"])
+    torch.save(state, folder / "pytorch_model.bin")
+    convert(folder, tmp_path / "merged", lora_alpha=16)
+    found, wanted = weights(tmp_path / "merged"), weights(tmp_path / "released")
+    assert found.keys() == wanted.keys()
+    assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_peft_adapter_merges_into_ours_and_into_theirs(copy, tmp_path, ours):
+    folder = copy("mglmm")
+    convert(folder, tmp_path / "plain")
+    layer, rows = "model.layers.1.self_attn.v_proj", "model.embed_tokens.weight"
+    a, b = torch.randn(2, 64), torch.randn(64, 2)
+    embedding = torch.randn(707, 64)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    part = {
+        f"base_model.model.{layer}.lora_A.weight": a,
+        f"base_model.model.{layer}.lora_B.weight": b,
+        "base_model.model." + rows.replace(".weight", ".modules_to_save.default.weight"): embedding,
+    }
+    save_file(part, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6, "peft_type": "LORA"}))
+    merge(tmp_path / "plain" if ours else folder, adapter, tmp_path / "merged")
+    found, plain = weights(tmp_path / "merged"), weights(tmp_path / "plain")
+    language = "llava.model.language_model."
+    key = f"{language}layers.1.self_attn.v_proj.weight"
+    assert torch.allclose(found[key], plain[key] + 3.0 * b @ a, atol=1e-6)
+    assert torch.equal(found[f"{language}embed_tokens.weight"], embedding)
+    same = found.keys() - {key, f"{language}embed_tokens.weight"}
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[each], plain[each]) for each in same)
+    load_checkpoint(tmp_path / "merged")
+
+
+def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):
+    folder = copy("lisa")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    torch.save({"module": state}, folder / "pytorch_model.bin")
+    assert set(open_store(folder).entries) == set(state)
+    torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert set(open_store(folder).entries) == set(state)
+
+
+def test_llava_in_its_original_layout(copy, tmp_path, command):
+    """A LLaVA-1.5 is MGLMM without SAM and projection; Hugging Face's model of the result has the same weights."""
+    from mglmm.build import ModelConfig, build
+
+    folder = copy("mglmm")
+    convert(folder, tmp_path / "whole")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    kept = {key: value for key, value in state.items() if "segment_encoder" not in key and "text_hidden" not in key}
+    torch.save(kept, folder / "pytorch_model.bin")
+    done = command("convert", folder, tmp_path / "llava")
+    assert done.code == 0, done.err
+    assert "llava:" in done.out
+    model = LlavaForConditionalGeneration.from_pretrained(tmp_path / "llava")
+    whole = weights(tmp_path / "whole")
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, whole[f"llava.{key}"]), key
+    from sam_bridge.config import sam_config
+    from sam_bridge.sam import HfSam
+
+    sizes = sam_config(side=64, hidden=16, depth=1, heads=1, window=2, global_layers=(0,), width=16, decoder_heads=2,
+                       decoder_mlp=16)  # fmt: skip
+    HfSam.from_config(sizes).sam.save_pretrained(tmp_path / "sam")
+    built, processor = build(ModelConfig(llava=str(tmp_path / "llava"), sam=str(tmp_path / "sam"), vision="clip"))
+    assert built.llava.lm_head.weight.shape[0] >= len(processor.tokenizer)
+    assert command("convert", tmp_path / "llava", tmp_path / "new").err.endswith("llava_7b_sam_h.yaml)\n")
+
+
+def test_a_single_linear_projector_has_no_place_in_hugging_faces_llava(copy, tmp_path):
+    folder = copy("lisa")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    kept = {key: value for key, value in state.items() if "visual_model" not in key and "text_hidden" not in key}
+    torch.save(kept, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="LLaVA-1 with one Linear"):
+        convert(folder, tmp_path / "out")
+
+
+def test_zero_shards_go_through_deepspeeds_own_converter(shared, copy, tmp_path, monkeypatch):
+    folder = copy("lisa")
+    convert(folder, tmp_path / "released")
+    state = unmerged(shared, folder)
+    shards = tmp_path / "ckpt_model"
+    (shards / "global_step5").mkdir(parents=True)
+    (shards / "global_step5" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"deepspeed's own")
+
+    def put_together(found, written):
+        assert found == str(shards)
+        Path(written).mkdir()
+        torch.save(state, Path(written) / "pytorch_model.bin")
+
+    parts = ["deepspeed", "deepspeed.utils", "deepspeed.utils.zero_to_fp32"]
+    for name in parts:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    cast(Any, sys.modules[parts[-1]]).convert_zero_checkpoint_to_fp32_state_dict = put_together
+    merge(folder, shards, tmp_path / "merged", lora_alpha=16)
+    found, wanted = weights(tmp_path / "merged"), weights(tmp_path / "released")
+    assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
