@@ -56,6 +56,7 @@ class MglmmConfig(PreTrainedConfig):
     seg_token_id: int = -1
     region_token_id: int = -1
     region_grid: int = 24  # cells along a side of a region's coverage map
+    confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
     prompt_format: str = "vicuna_v1"
     format_version: int = FORMAT_VERSION
     tokenizer_hash: str = ""

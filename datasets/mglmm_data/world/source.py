@@ -16,9 +16,11 @@ from mglmm_data.world.tasks import KINDS, SEVERAL_SHARE, TASKS, write
 from mglmm_data.world.view import Target, View, order
 from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
 
-WORLD_VERSION = "world-v0"
+WORLD_VERSION = "world-v1"
 EVAL_SEED_START = 10_000_000
 """Scene seeds below are for training, from here on for evaluation."""
+CALIBRATION_SEED_START = 9_000_000
+"""The last million of the training seeds; no recipe is long enough to come here."""
 
 DEFAULT_TASKS: dict[str, float] = {
     "panoptic": 0.12,
@@ -137,30 +139,52 @@ def eval_samples(task: str, count: int, seed: int = EVAL_SEED_START, size: int =
     Raises:
         ValueError: the task is unknown, or the seed is one of training.
     """
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown; use one of {', '.join(TASKS)}")
     if seed < EVAL_SEED_START:
         raise ValueError(f"seed {seed} is one of training; evaluation seeds start at {EVAL_SEED_START}")
+    yield from _samples_of(task, count, seed, size)
+
+
+def calibration_samples(task: str, count: int, size: int = 192) -> Iterator[Sample]:
+    """The same for fitting what is neither trained nor evaluated: from the last million of the training seeds.
+
+    Raises:
+        ValueError: the task is unknown.
+    """
+    yield from _samples_of(task, count, CALIBRATION_SEED_START, size)
+
+
+def _samples_of(task: str, count: int, seed: int, size: int) -> Iterator[Sample]:
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; use one of {', '.join(TASKS)}")
     kinds = tuple(KINDS[task])
     scenes = seed
     for number in range(count):
         told, regions = None, []
+        drawn: dict[Target, int] = {}
         while told is None:
             scene = make_scene(scenes, size, held_out="allow")
             rng = np.random.default_rng((scenes, number))
             scenes += 1
-            regions = []
-            told = write(scene, task, rng, regions, kind=kinds[number % len(kinds)])
-        yield _sample(scene, regions, [told])
+            regions, drawn = [], {}
+            told = write(scene, task, rng, regions, kind=kinds[number % len(kinds)], drawn=drawn)
+        hidden = {
+            region: round(1 - scene.things[target.index].visible, 3)
+            for target, region in drawn.items()
+            if not target.stuff
+        }
+        yield _sample(scene, regions, [told], hidden)
 
 
-def _sample(scene: Scene, regions: list[Region], conversations: list[Conversation]) -> Sample:
+def _sample(
+    scene: Scene, regions: list[Region], conversations: list[Conversation], hidden: Mapping[int, float] | None = None
+) -> Sample:
+    """`hidden`: region -> the share of its thing's silhouette that other things cover."""
     return Sample(
         scene.image,
         tuple(regions),
         tuple(conversations),
         id=f"world-{scene.seed}",
-        meta={"scene_seed": scene.seed, "version": WORLD_VERSION},
+        meta={"scene_seed": scene.seed, "version": WORLD_VERSION, "hidden": dict(hidden or {})},
     )
 
 
