@@ -104,7 +104,7 @@ class Entry:
             regions = {region for phrase in item.phrases for region in phrase.regions}
             if regions and min(item.sample.regions[region].mask.mean() for region in regions) < SIZES["small"]:
                 yield "small"
-            if any(item.sample.meta["hidden"].get(region, 0.0) > HIDDEN for region in regions):
+            if any(item.sample.meta.get("hidden", {}).get(region, 0.0) > HIDDEN for region in regions):
                 yield "occluded"
 
 

@@ -178,13 +178,13 @@ def _samples_of(task: str, count: int, seed: int, size: int) -> Iterator[Sample]
 def _sample(
     scene: Scene, regions: list[Region], conversations: list[Conversation], hidden: Mapping[int, float] | None = None
 ) -> Sample:
-    """`hidden`: region -> the share of its thing's silhouette that other things cover."""
+    """`hidden`, in evaluation: region -> the share of its thing's silhouette that other things cover."""
     return Sample(
         scene.image,
         tuple(regions),
         tuple(conversations),
         id=f"world-{scene.seed}",
-        meta={"scene_seed": scene.seed, "version": WORLD_VERSION, "hidden": dict(hidden or {})},
+        meta={"scene_seed": scene.seed, "version": WORLD_VERSION, **({} if hidden is None else {"hidden": hidden})},
     )
 
 
