@@ -248,6 +248,7 @@ class Run:
 
     def draw(self, logits: Tensor) -> Tensor:
         """Sample from the smallest set of tokens whose probability reaches `top_p`."""
+        logits = logits - logits.amax(-1, keepdim=True)  # so that a very small temperature stays finite
         probabilities = (logits / self.options.temperature).softmax(-1)
         ordered, index = probabilities.sort(-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered >= self.options.top_p] = 0

@@ -60,6 +60,7 @@ class Prepared:
     turns: tuple[Turn, ...]
     regions: tuple[Region, ...]
     notes: tuple[str, ...]
+    prompt: str = ""  # as it was typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ class Grounder:
             check_regions(regions, pixels[index])
             turn = user_turn(prompt, regions)
             notes = (*notes_of[index], *marker_notes(prompt))
-            prepared.append(Prepared(index, (turn,), tuple(regions), notes))
+            prepared.append(Prepared(index, (turn,), tuple(regions), notes, prompt))
         return self.answer(pixels, prepared, options or self.options)
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
@@ -155,7 +156,7 @@ class Grounder:
                 if isinstance(query.prompt, str)
                 else query.prompt
             )
-            prepared.append(Prepared(known[id(query.image)], turns, query.regions, ()))
+            prepared.append(Prepared(known[id(query.image)], turns, query.regions, (), turns[-1].text))
         return self.answer(pixels, prepared, self.options)
 
     def answer(
@@ -187,6 +188,13 @@ class Grounder:
     def prompts(self, images: ImageState, prepared: Sequence[Prepared]) -> list[Prompted]:
         """Ids and region vectors of all questions."""
         built = [self.processor.encoder.prompt(each.turns, each.regions) for each in prepared]
+        limit = self.model.config.language().max_position_embeddings - len(self.processor.encoder.prefix().ids)
+        for tokens in built:
+            if len(tokens.ids) >= limit:
+                raise ValueError(
+                    f"the question (with what was said before) is {len(tokens.ids)} tokens long, "
+                    f"this model has room for {limit} beside the image; ask a shorter one"
+                )
         given = [each.regions[index] for each, tokens in zip(prepared, built, strict=True) for index in tokens.given]
         image = [each.image for each, tokens in zip(prepared, built, strict=True) for _ in tokens.given]
         device = images.tokens.device
@@ -217,7 +225,6 @@ class Grounder:
             own = masks.part(at, at + len(out.states))
             at += len(out.states)
             read = read_answer(out.ids, self.processor.literal, self.processor.ids, size)
-            question = next(turn.text for turn in reversed(each.turns) if turn.role == "user")
             answers.append(
                 Answer(
                     text=read.text,
@@ -226,7 +233,7 @@ class Grounder:
                     notes=(*each.notes, *read.notes),
                     truncated=out.truncated,
                     score_kind="mask_x_text" if self.model.config.confidence is None else "probability",
-                    prompt=question,
+                    prompt=each.prompt,
                 )
             )
         return answers
@@ -288,7 +295,7 @@ class Grounder:
         loaded = load_image(image)
         check_regions(regions, loaded.pixels)
         notes = (*loaded.notes, *marker_notes(prompt))
-        prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes)]
+        prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes, prompt)]
         images = self.encode([loaded.pixels])
         pixels, options = loaded.pixels, options or self.options
         run = Run(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)

@@ -107,6 +107,10 @@ class MglmmConfig(PreTrainedConfig):
         """A fresh bridge of this config's sizes."""
         if self.small_config is not None:
             sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.small_config.items()}
+            known = [field.name for field in fields(SmallConfig)]
+            for key in sizes:
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r} in small_config; known: {', '.join(known)}")
             return SmallBridge(SmallConfig(**sizes))
         sam = {k: v for k, v in (self.sam_config or {}).items() if k not in ("model_type", "transformers_version")}
         return HfSam.from_config(SamConfig(**sam), keep_tokens=self.vision == "shared")

@@ -20,7 +20,7 @@ WORLD_VERSION = "world-v1"
 EVAL_SEED_START = 10_000_000
 """Scene seeds below are for training, from here on for evaluation."""
 CALIBRATION_SEED_START = 9_000_000
-"""The last million of the training seeds; no recipe is long enough to come here."""
+"""The last million seeds below evaluation: `World` stops before them."""
 
 DEFAULT_TASKS: dict[str, float] = {
     "panoptic": 0.12,
@@ -72,11 +72,11 @@ class World:
             raise ValueError(f"turns is {turns}; give at least 1 conversation per image")
         if split not in ("train", "eval"):
             raise ValueError(f"split is {split!r}; use train or eval")
-        first = 0 if split == "train" else EVAL_SEED_START
-        if not first <= seed_start < first + EVAL_SEED_START:
+        first, end = (0, CALIBRATION_SEED_START) if split == "train" else (EVAL_SEED_START, 2 * EVAL_SEED_START)
+        if not first <= seed_start < end:
             raise ValueError(
                 f"seed_start {seed_start} is not of split {split}: "
-                f"training seeds are 0..{EVAL_SEED_START - 1}, "
+                f"training seeds are 0..{CALIBRATION_SEED_START - 1}, "
                 f"evaluation seeds {EVAL_SEED_START}..{2 * EVAL_SEED_START - 1}"
             )
         self.seed_start = seed_start
@@ -91,8 +91,8 @@ class World:
         self._names, self._cumulative = names, np.cumsum(weights / weights.sum())
 
     def __len__(self) -> int:
-        """Scenes from `seed_start` to the last seed of the split; evaluation has as many seeds as training."""
-        return EVAL_SEED_START * (1 if self.split == "train" else 2) - self.seed_start
+        """Scenes from `seed_start` to the last seed of the split; those of calibration are left out of training."""
+        return (CALIBRATION_SEED_START if self.split == "train" else 2 * EVAL_SEED_START) - self.seed_start
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The sample at an index; another epoch asks other questions about the same scene.
