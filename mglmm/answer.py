@@ -79,7 +79,8 @@ class Answer:
         image: uint8[H, W, 3] RGB, as loaded.
         notes: one sentence each about what was done to the input or went wrong with the output.
         truncated: the token limit cut the answer.
-        score_kind: how `Instance.score` was computed.
+        score_kind: `mask_x_text` (mean probability inside the mask times that of the words) or `probability` (that
+            the instance is right, see `mglmm.confidence`).
         prompt: the question, clean text.
 
     Raises:

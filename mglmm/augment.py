@@ -70,6 +70,7 @@ class Augment:
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
+        _albumentations()  # said now where it is missing, not in a worker
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Mirror, crop and change the light of a sample.
@@ -303,6 +304,9 @@ def _moved(region: Region, points: np.ndarray, mask: np.ndarray | None, zoom: fl
 
 def _albumentations() -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks PyPI for its newest version when imported
-    import albumentations
+    try:
+        import albumentations
+    except ImportError:
+        raise ValueError("augment needs albumentations: pip install 'mglmm[train]', or set augment: null") from None
 
     return albumentations

@@ -34,7 +34,7 @@ class Chat:
         mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
         turns = (*self.turns, replace(turn, mentions=mentions))
         notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt, self.grounder.processor.form))
-        prepared = [Prepared(0, turns, (*self.regions, *regions), notes)]
+        prepared = [Prepared(0, turns, (*self.regions, *regions), notes, prompt)]
         grounder = self.grounder
         prompts = grounder.prompts(self.images, prepared)
         generated = complete(

@@ -33,6 +33,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: writing failed (a full disk, say); `target` is as before, and the message says so.
     """
+    target = Path(os.path.abspath(target))
     fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 def recover_folder(target: Path) -> None:
     """Bring back the old folder of a save that was cut between its two renames."""
+    target = Path(os.path.abspath(target))  # "." has no name to put another beside
     old = target.with_name(f".{target.name}.old")
     if old.exists() and not target.exists():
         os.replace(old, target)
@@ -173,6 +175,18 @@ def check_folder(folder: Path) -> None:
     for patterns in (("*.safetensors",), ("tokenizer.json", "tokenizer.model")):
         if not any(file for pattern in patterns for file in folder.glob(pattern)):
             raise ValueError(f"{folder} holds no {' or '.join(patterns)}; copy the whole folder again")
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a run's `state.pt`.
+
+    Raises:
+        OSError: it could not be written; torch reports a full disk as an error of its own zip writer.
+    """
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:
+        raise OSError(f"{path.name} could not be written whole ({error})") from error
 
 
 def load_state(path: Path) -> dict[str, Any]:

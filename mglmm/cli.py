@@ -138,19 +138,20 @@ def ask(
 def demo(
     out: Annotated[Path, typer.Option(help="A folder; made where it is not there.")] = Path("outputs/demo"),
     model: Model = "bundled",
+    gallery: Annotated[bool, typer.Option("--gallery", help="24 scenes, every task in turn, instead.")] = False,
 ) -> None:
     """Answer fixed questions about scenes that training never saw, the truth beside each."""
     started = time.monotonic()
+    from mglmm import demo as shows
     from mglmm import given
     from mglmm.console import colored
-    from mglmm.demo import answer_all, save
 
     console = Console()
     grounder = given.grounder(model)
     with console.status("answering ..."):
-        shown = answer_all(grounder.predict)
+        shown = shows.answer_all(grounder.predict, shows.gallery() if gallery else None)
     with console.status("drawing ..."):
-        sheet, page = save(shown, out)
+        sheet, page = shows.save(shown, out)
     table = Table("", "asked", "answered", "truth", "verdict", show_lines=True, box=None, padding=(0, 1, 1, 0))
     for number, each in enumerate(shown, 1):
         answer, truth = (colored(told.text, told.phrases) for told in (each.answer, each.truth))

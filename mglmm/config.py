@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -50,13 +50,19 @@ class LoraConfig(Strict):
 class LossConfig(Strict):
     """Weights of the sum; the defaults are the published ones (LISA, MGLMM)."""
 
-    ce: float = 1.0
-    bce: float = 2.0
-    dice: float = 0.5
-    where: float = 0.0  # L1 + GIoU on the boxes that the small backbone looks in, of all [SEG] and of decoded ones
-    quality: float = 0.0  # squared error of the predicted IoU: a score that means something
-    distill: float = 0.0  # draws [SEG] prompts to the semantic prompt of their region (world only)
+    ce: float = Field(default=1.0, ge=0)
+    bce: float = Field(default=2.0, ge=0)
+    dice: float = Field(default=0.5, ge=0)
+    where: float = Field(default=0.0, ge=0)  # L1 + GIoU on the boxes that the small backbone looks in
+    quality: float = Field(default=0.0, ge=0)  # squared error of the predicted IoU: a score that means something
+    distill: float = Field(default=0.0, ge=0)  # draws [SEG] prompts to the semantic prompt of their region (world only)
     mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
+
+    @model_validator(mode="after")
+    def quality_is_of_the_decoder(self) -> LossConfig:
+        if self.quality and self.mask_size == "original":
+            raise ValueError("quality is measured at the decoder's size; set quality: 0 or mask_size: decoder")
+        return self
 
 
 class StageConfig(Strict):
@@ -72,10 +78,11 @@ class StageConfig(Strict):
     warmup_steps: int = Field(default=50, ge=0)
     lr_end: float = Field(default=0.02, ge=0, le=1)  # the cosine ends at this share of learning_rate
     weight_decay: float = Field(default=0.05, ge=0)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.98
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.98, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
-    train: dict[str, float] = {}  # group of parameters -> factor on learning_rate; groups not named stay frozen
+    # group of parameters -> factor on learning_rate; groups not named stay frozen
+    train: dict[str, Annotated[float, Field(gt=0)]] = {}
     losses: LossConfig = LossConfig()
     sources: dict[str, dict[str, Any]] = {}  # name -> spec of a source, see mglmm_data.registry
     weights: dict[str, float] = {}  # name -> weight in the mixture; 1 where not named
@@ -84,8 +91,8 @@ class StageConfig(Strict):
     prompts_per_image: int = Field(default=4, gt=0)  # masks prompted for in each image of a pixels stage
     pixels_batch_size: int = Field(default=0, ge=0)  # images of pixel pre-training beside each grounding batch
     pixels_weight: float = 1.0  # of their losses
-    masks_per_image: int | None = None  # at most so many masks of an image are decoded in a step (drawn at random)
-    max_length: int = 2048  # tokens of a row; conversations that do not fit are left out, and counted
+    masks_per_image: int | None = Field(default=None, ge=0)  # decoded in a step, drawn at random; all where null
+    max_length: int = Field(default=2048, gt=0)  # tokens of a row; conversations that do not fit are left out, counted
 
     @model_validator(mode="after")
     def has_data(self) -> StageConfig:
@@ -106,7 +113,7 @@ class TrainConfig(Strict):
     model: str = "bundled"  # a checkpoint folder, `bundled`, or a model config (YAML) to build from nothing
     seed: int = 0
     bf16: bool = False
-    num_threads: int | None = None
+    num_threads: int | None = Field(default=None, gt=0)
     dataloader_num_workers: int = Field(default=1, ge=0)
     logging_steps: int = Field(default=20, gt=0)
     save_steps: int = Field(default=500, gt=0)

@@ -19,13 +19,15 @@ from mglmm.eval.world import ENTRIES
 from mglmm.page import answer_page
 from mglmm_data.sample import Region, Sample
 from mglmm_data.world.scene import make_scene
-from mglmm_data.world.source import EVAL_SEED_START
-from mglmm_data.world.tasks import write
+from mglmm_data.world.source import EVAL_SEED_START, eval_samples
+from mglmm_data.world.tasks import TASKS, write
 
 SIZE = 384
 """Side of the scenes, px."""
 FIRST_SEED = EVAL_SEED_START + 4_000_000
 """Of the demo's scenes; `mglmm eval` begins far below."""
+GALLERY_SEED = EVAL_SEED_START + 5_000_000
+GALLERY_SCENES = 24
 
 QUESTIONS = (
     (("panoptic", "all"), ("fine", "attribute"), ("referring", "attribute"), ("absent", "attribute")),
@@ -45,6 +47,8 @@ TITLES = {
     "reasoning": "reasoning",
     "vqa": "a question",
     "box": "a box",
+    "grounded_chat": "a later turn of a chat",
+    "caption": "a caption",
 }
 
 OVERLAP = ("gIoU", 0.5, "overlap {:.2f}")
@@ -53,6 +57,7 @@ RIGHT: dict[str, tuple[str, float, str]] = {
     "fine": ("recall_noun@0.5", 0.5, "{:.0%} found and named"),
     "absent": ("N_acc", 1.0, ""),
     "vqa": ("exact", 1.0, ""),
+    "caption": ("exact", 1.0, ""),
     "region": ("category", 1.0, ""),
     "box": ("accuracy@0.5", 0.5, ""),
 }
@@ -106,9 +111,21 @@ def questions_about(seed: int, asked: Sequence[tuple[str, str]]) -> list[Item] |
     return items
 
 
-def answer_all(predict: Predict) -> list[Shown]:
-    """Ask every question in one batch and judge the answers."""
-    items = questions()
+def gallery() -> list[Item]:
+    """One question about each of `GALLERY_SCENES` other scenes: task after task, the kinds of each in turn."""
+    tasks = [task for task in TITLES if task in TASKS]
+    rounds = [number // len(tasks) for number in range(GALLERY_SCENES)]
+    drawn = {
+        task: list(eval_samples(task, rounds[-1] + 1, GALLERY_SEED + place * 1000, SIZE))
+        for place, task in enumerate(tasks)
+    }
+    samples = [drawn[tasks[number % len(tasks)]][turn] for number, turn in enumerate(rounds)]
+    return [Item(sample, sample.conversations[0]) for sample in samples]
+
+
+def answer_all(predict: Predict, items: Sequence[Item] | None = None) -> list[Shown]:
+    """Ask every question (the demo's, if none are given) in one batch and judge the answers."""
+    items = questions() if items is None else items
     answers = list(predict([item.query for item in items]))
     return [judged(item, answer) for item, answer in zip(items, answers, strict=True)]
 
@@ -119,7 +136,10 @@ def judged(item: Item, answer: Answer) -> Shown:
     entry = next(entry for entry in ENTRIES if any(entry.slices(item)))
     metric = entry.metric()
     metric.update(item, answer)
-    value = metric.compute()[number]
+    numbers = metric.compute()
+    if number not in numbers:  # a spoken turn of a chat
+        number, enough, words = RIGHT["vqa"]
+    value = numbers[number]
     is_right = bool(value >= enough)
     verdict = ", ".join(("right" if is_right else "wrong", *([words.format(value)] if words else [])))
     return Shown(item, answer, gold_answer(item), is_right, verdict)

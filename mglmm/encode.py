@@ -138,6 +138,8 @@ def user_turn(prompt: str, regions: Sequence[Region]) -> Turn:
     """
     if not prompt.strip():
         raise ValueError("the prompt is empty; ask something, for example: Describe the image.")
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+        raise ValueError(f"the prompt {prompt!r} is not text in UTF-8; type it again, or check the terminal's encoding")
     if not regions:
         return Turn("user", prompt)
     text, mentions, at = "", [], 0

@@ -15,7 +15,9 @@ from mglmm import given
 from mglmm.answer import Answer
 from mglmm.config import Strict, override, parse, read_yaml
 from mglmm.eval import Predict, Query, Report, mean_mask_baseline, parts_report, score_parts
+from mglmm.eval.report import Row
 from mglmm.eval.world import WorldConfig, evaluate_world
+from mglmm.grounder import Grounder
 from mglmm_data.registry import Source, make_source
 from mglmm_data.sample import Sample
 
@@ -28,6 +30,8 @@ class WorldEval(WorldConfig):
 
     kind: Literal["world"] = "world"
     generation: dict[str, Any] = {}  # fields of mglmm.generate.GenerationOptions
+    limits_count: int = Field(default=0, ge=0)  # samples a task told the answer, see mglmm.eval.limits
+    heads: str = ""  # state.pt of the model's run: its semantic prompt is the oracle of the limits
 
 
 class PartsEval(Strict):
@@ -86,19 +90,35 @@ def evaluate(
 def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float) -> Report:
     """The held-out world; each further checkpoint is a column."""
     (first, path), *others = names.items()
-    predict, meta = load(path, config.generation)
-    report = evaluate_world(predict, config, on_progress=tell(first), meta=meta)
+    grounder, meta = load(path, config.generation)
+    told = limit_rows(config, grounder)
+    report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta)
+    report = replace(report, rows=(*report.rows, *told))
     for name, path in others:
-        predict, _ = load(path, config.generation)
-        plain = config.model_copy(update={"blind": False, "resamples": 0})
-        scored = evaluate_world(predict, plain, on_progress=tell(name))
-        values = {(row.task, row.slice, row.metric): row.value for row in scored.rows}
+        grounder, _ = load(path, config.generation)
+        plain = config.model_copy(update={"blind": False, "resamples": 0, "heads": ""})
+        scored = evaluate_world(grounder.predict, plain, on_progress=tell(name))
+        rows = (*scored.rows, *limit_rows(plain, grounder))
+        values = {(row.task, row.slice, row.metric): row.value for row in rows}
         rows = (
             replace(row, beside={**row.beside, name: values.get((row.task, row.slice, row.metric), float("nan"))})
             for row in report.rows
         )
         report = replace(report, rows=tuple(rows))
     return replace(report, meta={**report.meta, "seconds": round(time.monotonic() - started, 1)})
+
+
+def limit_rows(config: WorldEval, grounder: Grounder) -> list[Row]:
+    """The rows of `mglmm.eval.limits`, where they are asked for."""
+    from mglmm.eval.limits import TASKS, limits, load_semantic
+
+    count, tasks = min(config.limits_count, config.count), [task for task in TASKS if task in config.tasks]
+    if not count or not tasks:
+        return []
+
+    semantic = load_semantic(grounder.model, config.heads) if config.heads else None
+    asked = {"tasks": tasks, "count": count, "seed": config.seed, "size": config.size}
+    return limits(grounder.model, grounder.processor, **asked, semantic=semantic)
 
 
 def score_photos(
@@ -110,9 +130,9 @@ def score_photos(
     scored = {}
     meta: dict[str, Any] = {}
     for name, path in names.items():
-        predict, facts = load(path, config.generation)
+        grounder, facts = load(path, config.generation)
         meta = meta or facts
-        counted = counting(predict, tell(name), len(validation))
+        counted = counting(grounder.predict, tell(name), len(validation))
         scored[name] = score_parts(counted, samples_of(validation), parts, batch_size=config.batch_size)
     (_, main), *others = scored.items()
     baseline = mean_mask_baseline(samples_of(train), samples_of(validation), parts)
@@ -152,12 +172,12 @@ def counting(predict: Predict, told: Progress, total: int) -> Predict:
     return predict_and_tell
 
 
-def load(path: str, generation: Mapping[str, Any]) -> tuple[Predict, dict[str, Any]]:
-    """A checkpoint as a predictor, and what a report should remember of it."""
+def load(path: str, generation: Mapping[str, Any]) -> tuple[Grounder, dict[str, Any]]:
+    """A checkpoint, and what a report should remember of it."""
     grounder = given.grounder(path, generation)
     parameters = sum(parameter.numel() for parameter in grounder.model.parameters())
     meta = {"model": path, "parameters": parameters, "device": str(grounder.model.device)}
-    return grounder.predict, meta | {"trained_on": grounder.model.config.trained_on}
+    return grounder, meta | {"trained_on": grounder.model.config.trained_on}
 
 
 def name_of(path: str) -> str:

@@ -7,6 +7,7 @@ the batch. I images, R rows, D width, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,9 @@ from mglmm.grammar import Grammar
 from mglmm.inputs import ImageState
 from mglmm.model import Mglmm
 
+REFUSAL = "There is no"
+"""How answers begin that name no target; the first token of it is weighed."""
+
 
 class GenerationOptions(Strict):
     """How answers are drawn; greedy where temperature is 0."""
@@ -30,6 +34,8 @@ class GenerationOptions(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
     grammar: bool = True  # keep phrases well-formed; see `Grammar`
+    no_target_threshold: float = Field(default=0.5, gt=0, lt=1)
+    """From which probability on an answer says that there is no target, where it is that or a phrase; 0.5 is greedy."""
 
 
 @dataclass
@@ -105,6 +111,7 @@ class Run:
         rows = model.llava.lm_head.weight.shape[0]  # may be padded beyond the vocabulary, or lack rows of placeholders
         silent = [index for index in silent if index < rows]
         self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
+        self.refusal = encoder.literal.encode(REFUSAL)[0]
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
         self.active = list(range(len(out)))  # rows that still run, in the order of the batch
         if prompts:
@@ -232,11 +239,20 @@ class Run:
                     logits[slot, list(only)] = kept
                 if never:
                     logits[slot, list(never)] = -torch.inf
+        if self.options.no_target_threshold != 0.5:
+            self.shift_refusals(logits)
         tokens = self.draw(logits) if self.options.temperature > 0 else logits.argmax(-1)
         return tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist()
 
+    def shift_refusals(self, logits: Tensor) -> None:
+        """Where an answer begins, move the choice between a phrase and "There is no ..." to the threshold, in place."""
+        threshold = self.options.no_target_threshold
+        first = [slot for slot, row in enumerate(self.active) if not self.out[row].ids]
+        logits[first, self.refusal] += math.log((1 - threshold) / threshold)
+
     def draw(self, logits: Tensor) -> Tensor:
         """Sample from the smallest set of tokens whose probability reaches `top_p`."""
+        logits = logits - logits.amax(-1, keepdim=True)  # so that a very small temperature stays finite
         probabilities = (logits / self.options.temperature).softmax(-1)
         ordered, index = probabilities.sort(-1, descending=True)
         ordered[ordered.cumsum(-1) - ordered >= self.options.top_p] = 0

@@ -45,10 +45,15 @@ def world_picture(text: str) -> LoadedImage:
 
     seed, _, size = text.removeprefix(WORLD).partition("@")
     side = size or str(WORLD_SIZE)
-    if not seed.isdecimal() or not side.isdecimal() or not WORLD_SIZES[0] <= int(side) <= WORLD_SIZES[1]:
+    if (
+        not seed.isdecimal()
+        or not side.isdecimal()
+        or int(seed) >= 2 * EVAL_SEED_START
+        or not WORLD_SIZES[0] <= int(side) <= WORLD_SIZES[1]
+    ):
         raise ValueError(
             f"{text!r} is no scene; write world:SEED or world:SEED@SIZE, for example world:7@384 "
-            f"(seed from 0, size {WORLD_SIZES[0]} to {WORLD_SIZES[1]} px)"
+            f"(seed from 0 to {2 * EVAL_SEED_START - 1}, size {WORLD_SIZES[0]} to {WORLD_SIZES[1]} px)"
         )
     return LoadedImage(make_scene(EVAL_SEED_START + int(seed) % EVAL_SEED_START, int(side), held_out="allow").image)
 

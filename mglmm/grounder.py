@@ -23,6 +23,7 @@ from torch import Tensor
 from mglmm.answer import Answer, Instance, Phrase
 from mglmm.checkpoint import load_checkpoint
 from mglmm.codecs import BOX_PENDING
+from mglmm.confidence import Spoken, confidence, features
 from mglmm.encode import user_turn
 from mglmm.eval.protocol import Query
 from mglmm.formats import PromptFormat, ReadAnswer, ReadPhrase, read_answer
@@ -35,6 +36,7 @@ from mglmm.tokens import MARKERS
 from mglmm_data.images import load_image
 from mglmm_data.masks import box_of
 from mglmm_data.sample import Region, Turn
+from sam_bridge.canvas import Canvas
 
 if TYPE_CHECKING:
     from mglmm.chat import Chat
@@ -59,6 +61,21 @@ class Prepared:
     turns: tuple[Turn, ...]
     regions: tuple[Region, ...]
     notes: tuple[str, ...]
+    prompt: str = ""  # as it was typed
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Masks of M `[SEG]`, on the CPU."""
+
+    logits: Tensor  # float32[M, q, q], over the square
+    quality: Tensor  # float32[M], predicted IoU
+
+    def part(self, start: int, end: int) -> Decoded:
+        return Decoded(self.logits[start:end], self.quality[start:end])
+
+    def join(self, other: Decoded) -> Decoded:
+        return Decoded(torch.cat([self.logits, other.logits]), torch.cat([self.quality, other.quality]))
 
 
 class Grounder:
@@ -131,7 +148,7 @@ class Grounder:
             check_regions(regions, pixels[index])
             turn = user_turn(prompt, regions)
             notes = (*notes_of[index], *marker_notes(prompt, self.processor.form))
-            prepared.append(Prepared(index, (turn,), tuple(regions), notes))
+            prepared.append(Prepared(index, (turn,), tuple(regions), notes, prompt))
         return self.answer(pixels, prepared, options or self.options)
 
     def predict(self, queries: Sequence[Query]) -> list[Answer]:
@@ -148,7 +165,7 @@ class Grounder:
                 if isinstance(query.prompt, str)
                 else query.prompt
             )
-            prepared.append(Prepared(known[id(query.image)], turns, query.regions, ()))
+            prepared.append(Prepared(known[id(query.image)], turns, query.regions, (), turns[-1].text))
         return self.answer(pixels, prepared, self.options)
 
     def answer(
@@ -180,6 +197,13 @@ class Grounder:
     def prompts(self, images: ImageState, prepared: Sequence[Prepared]) -> list[Prompted]:
         """Ids and region vectors of all questions."""
         built = [self.processor.encoder.prompt(each.turns, each.regions) for each in prepared]
+        limit = self.model.config.language().max_position_embeddings - len(self.processor.encoder.prefix().ids)
+        for tokens in built:
+            if len(tokens.ids) >= limit:
+                raise ValueError(
+                    f"the question (with what was said before) is {len(tokens.ids)} tokens long, "
+                    f"this model has room for {limit} beside the image; ask a shorter one"
+                )
         given = [each.regions[index] for each, tokens in zip(prepared, built, strict=True) for index in tokens.given]
         image = [each.image for each, tokens in zip(prepared, built, strict=True) for _ in tokens.given]
         device = images.tokens.device
@@ -204,15 +228,14 @@ class Grounder:
         """Masks of all answers in one call, then each `Answer`."""
         states = [state for each in generated for state in each.states]
         row_image = [each.image for each, out in zip(prepared, generated, strict=True) for _ in out.states]
-        logits = self.decode(images, states, row_image)
+        masks = self.decode(images, states, row_image)
         answers, at = [], 0
         for each, out in zip(prepared, generated, strict=True):
             image = pixels[each.image]
             size = (int(image.shape[0]), int(image.shape[1]))
-            own = logits[at : at + len(out.states)]
+            own = masks.part(at, at + len(out.states))
             at += len(out.states)
             read = read_answer(out.ids, self.processor.literal, self.processor.ids, size, self.processor.form)
-            question = next(turn.text for turn in reversed(each.turns) if turn.role == "user")
             answers.append(
                 Answer(
                     text=read.text,
@@ -220,39 +243,57 @@ class Grounder:
                     image=image,
                     notes=(*each.notes, *read.notes),
                     truncated=out.truncated,
-                    prompt=question,
+                    score_kind="mask_x_text" if self.model.config.confidence is None else "probability",
+                    prompt=each.prompt,
                 )
             )
         return answers
 
     @torch.no_grad()
-    def decode(self, images: ImageState, states: Sequence[Tensor], image: Sequence[int]) -> Tensor:
-        """Mask logits float32[M, q, q] of `[SEG]` states, on the CPU."""
+    def decode(self, images: ImageState, states: Sequence[Tensor], image: Sequence[int]) -> Decoded:
+        """Masks of `[SEG]` states."""
         if not states:
-            return torch.zeros(0, self.processor.mask_side, self.processor.mask_side)
+            return Decoded(torch.zeros(0, self.processor.mask_side, self.processor.mask_side), torch.zeros(0))
         prompts = self.model.seg_projection(torch.stack(list(states)))
         index = torch.tensor(list(image), device=prompts.device)
-        return self.model.decode_masks(images.features, prompts, index).logits[:, 0].float().cpu()
+        masks = self.model.decode_masks(images.features, prompts, index)
+        return Decoded(masks.logits[:, 0].float().cpu(), masks.scores[:, 0].float().cpu())
 
-    def phrases(self, read: ReadAnswer, out: Generated, logits: Tensor, size: tuple[int, int]) -> tuple[Phrase, ...]:
+    def phrases(self, read: ReadAnswer, out: Generated, masks: Decoded, size: tuple[int, int]) -> tuple[Phrase, ...]:
         """Phrases of one answer with masks at image size.
 
-        Score: mean probability inside the mask times exp of the mean log-probability of the phrase's tokens (the IoU
-        head gets no gradient from the mask losses, so its output would mean nothing).
+        Score: `mglmm.confidence` where the model has it; else the mean probability inside the mask times exp of the
+        mean log-probability of the phrase's tokens (an IoU head that no loss has trained means nothing).
         """
         canvas = self.processor.canvas(size)
         found = []
         for phrase in read.phrases:
-            instances = [self.instance(canvas.logits_back(logits[[seg]])[0], phrase, out) for seg in phrase.segs]
+            instances = [self.instance(masks, seg, canvas, phrase, out) for seg in phrase.segs]
             likely = text_score(phrase, out)
             instances += [Instance(None, box, likely) for box in phrase.boxes]
             found.append(Phrase(read.text[phrase.start : phrase.end], (phrase.start, phrase.end), tuple(instances)))
         return tuple(found)
 
-    def instance(self, logit: Tensor, phrase: ReadPhrase, out: Generated) -> Instance:
+    def instance(self, masks: Decoded, seg: int, canvas: Canvas, phrase: ReadPhrase, out: Generated) -> Instance:
+        logit = canvas.logits_back(masks.logits[[seg]])[0]
         mask = (logit > 0).numpy()
-        sure = float(logit.sigmoid()[logit > 0].mean()) if mask.any() else 0.0
-        return Instance(mask, box_of(mask), sure * text_score(phrase, out))
+        weights = self.model.config.confidence
+        if weights is not None:
+            score = confidence(self.evidence(masks, seg, phrase, out), weights)
+        else:
+            sure = float(logit.sigmoid()[logit > 0].mean()) if mask.any() else 0.0
+            score = sure * text_score(phrase, out)
+        return Instance(mask, box_of(mask), score)
+
+    def evidence(self, masks: Decoded, seg: int, phrase: ReadPhrase, out: Generated) -> np.ndarray:
+        """What `mglmm.confidence` judges an instance by, float64[7]."""
+        ids = self.processor.ids
+        places = [position for position, token in enumerate(out.ids) if token == ids.seg]
+        first = phrase.tokens[0] - 1 if phrase.tokens else -1
+        opened = first >= 0 and out.ids[first] == ids.phrase_open
+        words = tuple(out.logprobs[position] for position in phrase.tokens)
+        spoken = Spoken(words, out.logprobs[first] if opened else 0.0, out.logprobs[places[seg]])
+        return features(masks.logits[seg], float(masks.quality[seg]), spoken)
 
     def stream(
         self,
@@ -265,12 +306,12 @@ class Grounder:
         loaded = load_image(image)
         check_regions(regions, loaded.pixels)
         notes = (*loaded.notes, *marker_notes(prompt, self.processor.form))
-        prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes)]
+        prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes, prompt)]
         images = self.encode([loaded.pixels])
         pixels, options = loaded.pixels, options or self.options
         run = Run(self.model, self.processor.encoder, images, self.prompts(images, prepared), options)
         size = (int(pixels.shape[0]), int(pixels.shape[1]))
-        shown, done, logits = 0, 0, self.decode(images, [], [])
+        shown, done, masks = 0, 0, self.decode(images, [], [])
         literal, ids, form, out = self.processor.literal, self.processor.ids, self.processor.form, run.out[0]
         while run.active:
             ((_, token),) = run.step()
@@ -281,9 +322,9 @@ class Grounder:
             settled = token in (ids.phrase_open, ids.eos) or not BOX_PENDING.fullmatch(tail)
             whole = read.phrases if settled and not read.unclosed else read.phrases[:-1]
             if len(whole) > done:
-                fresh = out.states[len(logits) :]
-                logits = torch.cat([logits, self.decode(images, fresh, [0] * len(fresh))])
-                for phrase in self.phrases(replace(read, phrases=whole[done:]), out, logits, size):
+                fresh = out.states[len(masks.quality) :]
+                masks = masks.join(self.decode(images, fresh, [0] * len(fresh)))
+                for phrase in self.phrases(replace(read, phrases=whole[done:]), out, masks, size):
                     yield StreamEvent(phrase=phrase)
                 done = len(whole)
             if settled and len(read.text) > shown and not read.text[shown:].isspace():

@@ -67,6 +67,7 @@ class MglmmConfig(PreTrainedConfig):
     region_config: dict[str, Any] | None = None  # sizes and flags of that encoder; see `mglmm.regions`
     projector: str = "mlp"  # LLaVA-1.5's two layers; linear: LLaVA-1's one, as in LISA
     clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
+    confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
     prompt_format: str = "vicuna_v1"
     format_version: int = FORMAT_VERSION
     tokenizer_hash: str = ""
@@ -118,6 +119,10 @@ class MglmmConfig(PreTrainedConfig):
         """A fresh bridge of this config's sizes."""
         if self.small_config is not None:
             sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.small_config.items()}
+            known = [field.name for field in fields(SmallConfig)]
+            for key in sizes:
+                if key not in known:
+                    raise ValueError(f"unknown key {key!r} in small_config; known: {', '.join(known)}")
             return SmallBridge(SmallConfig(**sizes))
         sam = {k: v for k, v in (self.sam_config or {}).items() if k not in ("model_type", "transformers_version")}
         return HfSam.from_config(SamConfig(**sam), keep_tokens=self.vision == "shared")

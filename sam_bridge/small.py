@@ -182,8 +182,9 @@ class SkipMaskDecoder(nn.Module):
         # What to look for: one embedding per stride-4 pixel, shared by all prompts of an image (MaskFormer's head).
         self.pixel = nn.Sequential(nn.Conv2d(c4, dim, 1), nn.GELU(), nn.Conv2d(dim, dim // 2, 1))
         self.pixel_out = nn.Linear(dim, dim // 2)
-        # The first box is read from the prompt alone; what it saw in the image moves it (as in Deformable DETR).
-        self.refine = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 4))
+        # The first box is read from the prompt alone. What lies under a first, coarse mask moves it: pixels know the
+        # box of their thing better than a language model does.
+        self.refine = nn.Sequential(nn.Linear(dim + c4 + c8 + 4, dim), nn.GELU(), nn.Linear(dim, 4))
         for zero in (self.place16, self.place8, self.place4):
             nn.init.zeros_(zero.weight)
         for last in (self.pixel_out, cast(nn.Linear, self.refine[-1])):
@@ -226,19 +227,30 @@ class SkipMaskDecoder(nn.Module):
             attention_similarity=None,
         )
         image = image[:, 0].transpose(1, 2).reshape(count, -1, grid, grid)
-        box = (looked.detach() + self.refine(tokens[:, 0, 1]).float()).sigmoid()
+        hidden = self.hyper(tokens[:, 0, 1])
+        pixel = self.pixel(features.skips[1]).index_select(0, index)
+        coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
+        seen = self.under(coarse + self.gate * (soft_box(first, 4 * grid)[:, 0] - 1), features, index)
+        box = (looked.detach() + self.refine(torch.cat([tokens[:, 0, 1], seen, looked.to(dtype)], 1)).float()).sigmoid()
         x8 = F.gelu(
             self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid).to(dtype))
         )
         x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid).to(dtype)))
         x2 = F.gelu(self.up2(x4) + skip2.index_select(0, index))
-        hidden = self.hyper(tokens[:, 0, 1])
         logits = torch.einsum("pc,pchw->phw", self.hyper_out(hidden), x2)
-        pixel = self.pixel(features.skips[1]).index_select(0, index)
-        coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
         logits = logits + F.interpolate(coarse[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
         logits = logits + self.gate * (soft_box(box, 8 * grid)[:, 0] - 1)
         return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], corners(torch.stack([first, box], 1))
+
+    def under(self, coarse: Tensor, features: Features, index: Tensor) -> Tensor:
+        """Mean features of stride 8 and 4 under coarse masks: float[P, 4g, 4g] logits -> float[P, c8 + c4]."""
+        pooled = []
+        for skip in features.skips[:2]:
+            fitting = coarse if skip.shape[-1] == coarse.shape[-1] else F.avg_pool2d(coarse[:, None], 2)[:, 0]
+            share = fitting.flatten(1).float().sigmoid()
+            share = (share / share.sum(1, keepdim=True).clamp_min(1e-3)).to(skip.dtype)
+            pooled.append(torch.einsum("pn,pcn->pc", share, skip.flatten(2).index_select(0, index)))
+        return torch.cat(pooled, 1)
 
     @property
     def skips(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:

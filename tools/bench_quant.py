@@ -72,7 +72,7 @@ def answer(grounder: Grounder, images: list[np.ndarray], told: list[list[int]] |
 
 
 def masks(grounder: Grounder, state, out: Generated) -> np.ndarray:
-    return (grounder.decode(state, out.states, [0] * len(out.states)) > 0).numpy()
+    return (grounder.decode(state, out.states, [0] * len(out.states)).logits > 0).numpy()
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> list[float]:

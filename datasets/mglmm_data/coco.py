@@ -23,6 +23,12 @@ from mglmm_data.masks import Size
 from mglmm_data.sample import Region, Sample
 from mglmm_data.telling import Kind, Named, Split, Teller, check_tasks, make_split, near, reading_order
 
+KINDS_OF: dict[str, dict[str, Any]] = {
+    "images": {"id": (int, str), "file_name": str, "height": int, "width": int},
+    "categories": {"id": (int, str), "name": str},
+    "annotations": {"image_id": (int, str)},
+}
+"""What the entries of a json must hold, by list."""
 FOLDERS = ("", "JPEGImages", "images")
 """Where below the image root a file is looked for, before the json's own `path`."""
 
@@ -235,7 +241,9 @@ class CocoSource:
         """The shape of a polygon or RLE, without drawing it; `masks` checks again what it draws."""
         segmentation = annotation["segmentation"]
         if isinstance(segmentation, dict):
-            if tuple(segmentation.get("size", ())) != size:
+            if not isinstance(segmentation.get("counts"), (str, list)):
+                raise self._wrong(annotation, f"its RLE has the counts {segmentation.get('counts')!r}")
+            if segmentation.get("size") != list(size):
                 found = segmentation.get("size")
                 raise self._wrong(annotation, f"its RLE is of size {found}, its image of {list(size)} (height, width)")
         elif isinstance(segmentation, list):
@@ -269,6 +277,14 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     missing = [key for key in keys if not isinstance(data, dict) or not isinstance(data.get(key), list)]
     if missing:
         raise ValueError(f"{path} has no list {', '.join(missing)}; a COCO-style json has {', '.join(keys)}")
+    for key in keys:
+        for place, item in enumerate(data[key]):
+            if not isinstance(item, dict):
+                raise ValueError(f"{path}: {key}[{place}] is {item!r}, not an object of keys and values; correct it")
+            for name, kind in KINDS_OF.get(key, {}).items():
+                if not isinstance(item.get(name), kind) or item.get(name) == "":
+                    found = repr(item[name]) if name in item else "not there"
+                    raise ValueError(f"{path}: {key}[{place}]: {name!r} is {found}; correct it")
     return data
 
 

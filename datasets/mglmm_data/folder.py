@@ -147,6 +147,8 @@ def read_mask(path: Path, size: Size) -> np.ndarray:
         raise ValueError(
             f"{path} is {loaded.size}, its image {size} (height, width); draw the mask on the image itself"
         )
+    if any("transparency" in note for note in loaded.notes):
+        raise ValueError(f"{path} has transparency; save the mask without, white (255) is in, black (0) is out")
     brightest = int(loaded.pixels.max())
     if brightest == 0:
         raise ValueError(f"{path} is all black: nothing is in it; remove it")

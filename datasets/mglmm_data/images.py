@@ -7,6 +7,7 @@ decoded.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def load_image(image: ImageLike | LoadedImage) -> LoadedImage:
 
 
 def _from_file(path: Path) -> LoadedImage:
-    name = str(path)
+    name = os.fsencode(path).decode("utf-8", "replace")  # what is said; not every file's name is text
     if path.is_dir():
         raise ImageError(f"{name} is a folder; give the path of one image file")
     try:
@@ -97,6 +98,10 @@ def _from_file(path: Path) -> LoadedImage:
         ) from error
     except ImageError:
         raise
+    except OSError as error:
+        if error.errno is None:  # Pillow's own
+            raise ImageError(f"{name} is damaged ({error}); copy or download it again, or save it anew") from error
+        raise ImageError(f"{name} cannot be opened ({error.strerror}); check the path") from error
     except Exception as error:  # a damaged header: decoders raise struct.error, SyntaxError, EOFError, KeyError ...
         raise ImageError(f"{name} is damaged ({error}); copy or download it again, or save it anew") from error
     with opened:

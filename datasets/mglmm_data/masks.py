@@ -17,6 +17,10 @@ Size = tuple[int, int]
 """(H, W), px."""
 
 
+REACH = 100_000
+"""px; beyond it, and for NaN, pycocotools reads and writes where it must not."""
+
+
 class Rle(TypedDict):
     """COCO run-length encoding, compressed: `counts` is text, column-major."""
 
@@ -42,13 +46,38 @@ def decode(rle: Rle | dict[str, Any], size: Size | None = None) -> np.ndarray:
     if size is not None and own != tuple(size):
         raise ValueError(f"the RLE is of size {own}, the image of {tuple(size)} (height, width)")
     counts = rle["counts"]
+    packed: dict[str, Any] = {"size": list(own), "counts": counts}
     if isinstance(counts, list):
-        if sum(counts) != own[0] * own[1]:
-            raise ValueError(f"the RLE's counts sum to {sum(counts)}, its size {own} has {own[0] * own[1]} pixels")
-        packed = coco.frPyObjects({"size": list(own), "counts": counts}, *own)
+        if any(not isinstance(count, int) or count < 0 for count in counts):
+            raise ValueError("the RLE's counts are not all whole numbers from 0; export it again")
+        covered = sum(counts)
+        packed = packed if covered != own[0] * own[1] else coco.frPyObjects(packed, *own)
     else:
-        packed = {"size": list(own), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
+        packed["counts"] = counts.encode("ascii") if isinstance(counts, str) else counts
+        covered = _covered(packed["counts"])
+    if covered != own[0] * own[1]:
+        raise ValueError(f"the RLE's counts sum to {covered}, its size {own} has {own[0] * own[1]} pixels")
     return coco.decode(packed).astype(bool)
+
+
+def _covered(counts: bytes) -> int:
+    """Pixels that compressed counts cover; pycocotools leaves those that they do not cover as memory had them.
+
+    Source: `rleFrString` in `maskApi.c`: 5 bits a letter, bit 5 says that more follow, each run but the first three
+    is a difference to the last but one.
+    """
+    letters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((letters & 32) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)[: len(letters)] if len(ends) else letters
+    if not len(ends) or ends[-1] != len(letters) - 1:
+        raise ValueError("the RLE's counts end in the middle of a number; export it again")
+    values = np.add.reduceat((letters & 31) << (5 * place), starts)
+    values -= np.where(letters[ends] & 16, np.int64(1) << (5 * (ends - starts + 1)), 0)
+    runs = values.copy()
+    runs[1::2] = np.cumsum(values[1::2])
+    runs[2::2] = np.cumsum(values[2::2])
+    return int(runs.sum())
 
 
 def from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
@@ -62,6 +91,8 @@ def from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
             raise ValueError(
                 f"a polygon needs at least 3 points (6 numbers, in pairs); this one has {len(polygon)} numbers"
             )
+        if not all(isinstance(value, (int, float)) and -REACH < value < REACH for value in polygon):
+            raise ValueError(f"a polygon's coordinates are not all numbers between -{REACH:,} and {REACH:,} px")
     if not polygons:
         return np.zeros(size, bool)
     rles = coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_type_hints, runtime_checkable
+
+from pydantic import TypeAdapter, ValidationError
 
 from mglmm_data.coco import CocoSource
 from mglmm_data.folder import FolderSource
@@ -46,4 +48,11 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
             raise ValueError(f"a source of type {kind!r} needs {key!r}; known: {', '.join(sorted(parameters))}")
+    kinds = get_type_hints(SOURCES[kind].__init__)
+    for key, value in given.items():
+        try:
+            TypeAdapter(kinds[key]).validate_python(value)
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise ValueError(f"{key} of a source of type {kind!r} is {value!r}: {found['msg']}") from None
     return SOURCES[kind](**given)

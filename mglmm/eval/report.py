@@ -150,12 +150,13 @@ class Report:
             ValueError: the suffix is another one.
         """
         path = Path(path)
-        if path.suffix not in (".json", ".md", ".txt"):
+        suffix = path.suffix.lower()
+        if suffix not in (".json", ".md", ".txt"):
             raise ValueError(f"cannot save a report as {path.name!r}; use .json, .md or .txt")
-        if path.suffix == ".json":
+        if suffix == ".json":
             content = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
         else:
-            content = self.markdown() if path.suffix == ".md" else self.text()
+            content = self.markdown() if suffix == ".md" else self.text()
         write_atomically(path, content.encode("utf-8"))
         return path
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from mglmm.config import Strict
-from mglmm.eval.grounding import Grounding
+from mglmm.eval.calibration import Calibration
+from mglmm.eval.grounding import SIZES, Grounding
 from mglmm.eval.iou import BoxAccuracy, RefSeg
 from mglmm.eval.metric import Metric
 from mglmm.eval.protocol import Item, Predict, answered, blind
@@ -33,8 +34,11 @@ VOCABULARY = Vocabulary(
     },
     frozenset(COLORS),
 )
-Slicing = Literal["kind", "seen"]
-"""`kind`: one slice for each kind of the task; `seen`: held-out colours and relations apart from the rest."""
+Slicing = Literal["kind", "seen", "hard"]
+"""`kind`: one slice for each kind of the task; `seen`: held-out colours and relations apart from the rest; `hard`:
+answers whose smallest region is small, and those with a thing of which much is hidden."""
+HIDDEN = 0.25
+"""Share of a silhouette from which on a thing counts as heavily occluded."""
 
 
 class WorldConfig(Strict):
@@ -47,6 +51,7 @@ class WorldConfig(Strict):
     size: int = Field(default=192, ge=64)  # height and width, px
     batch_size: int = Field(default=32, ge=1)
     blind: bool = True  # score the same predictor on noise as well
+    blind_count: int | None = Field(default=None, ge=1)  # on so many samples of each task; all by default
     blind_seed: int = 0
     resamples: int = Field(default=1000, ge=0)  # of the bootstrap; 0 leaves intervals out
 
@@ -67,6 +72,10 @@ class WorldConfig(Strict):
                     f"{task}: {count} is not a count of a task; give 1 or more for one of {', '.join(TASKS)}"
                 )
         return counts
+
+
+SLICE_ORDER = {"seen": 1, "unseen": 1, "small": 2, "occluded": 2}
+"""Where slices stand that are no kinds."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,12 @@ class Entry:
             yield kind
         if "seen" in self.slicing:
             yield unseen or "seen"
+        if "hard" in self.slicing:
+            regions = {region for phrase in item.phrases for region in phrase.regions}
+            if regions and min(item.sample.regions[region].mask.mean() for region in regions) < SIZES["small"]:
+                yield "small"
+            if any(item.sample.meta.get("hidden", {}).get(region, 0.0) > HIDDEN for region in regions):
+                yield "occluded"
 
 
 def _panoptic() -> Grounding:
@@ -105,10 +120,11 @@ _MASKS = ("recall@0.5", "recall_noun@0.5", "PQ", "PQ_noun", "SQ")
 _FAULTS = ("phrase_F1", "invented", "missed", "repeated")
 _BY_SIZE = ("mean_iou/small", "mean_iou/medium", "mean_iou/large")
 _CUT: tuple[Slicing, ...] = ("kind", "seen")
+_CUT_HARD: tuple[Slicing, ...] = (*_CUT, "hard")
 
 ENTRIES = (
-    Entry("referring", ("referring",), RefSeg, ("cIoU", "gIoU", "Pr@0.5", "Pr@0.7"), _CUT, ("cIoU", "gIoU")),
-    Entry("several", ("several",), RefSeg, ("gIoU", "cIoU"), _CUT, ("gIoU",)),
+    Entry("referring", ("referring",), RefSeg, ("cIoU", "gIoU", "Pr@0.5", "Pr@0.7"), _CUT_HARD, ("cIoU", "gIoU")),
+    Entry("several", ("several",), RefSeg, ("gIoU", "cIoU"), _CUT_HARD, ("gIoU",)),
     Entry(
         "present or absent",
         ("referring", "several", "absent"),
@@ -125,7 +141,7 @@ ENTRIES = (
         (*(f"{name}/{group}" for group in ("thing", "stuff") for name in _MASKS), *_MASKS, *_FAULTS)
         + ("invented/thing", "missed/thing", "invented/stuff", "missed/stuff", *_BY_SIZE),
     ),
-    Entry("fine", ("fine",), _parts, (*_MASKS, *_FAULTS, *_BY_SIZE), _CUT, ("recall_noun@0.5",)),
+    Entry("fine", ("fine",), _parts, (*_MASKS, *_FAULTS, *_BY_SIZE), _CUT_HARD, ("recall_noun@0.5",)),
     Entry("caption", ("caption",), ExactMatch, ("exact",)),
     Entry("vqa", ("vqa",), lambda: ExactMatch("answer"), ("exact",), _CUT, ("exact",)),
     Entry(
@@ -137,7 +153,13 @@ ENTRIES = (
         ("category", "category_color"),
     ),
     Entry("region to mask", ("region",), RefSeg, ("gIoU",), ("kind",), ("gIoU",), grounded=True),
-    Entry("box", ("box",), BoxAccuracy, ("accuracy@0.5", "mean_iou"), _CUT, ("accuracy@0.5",)),
+    Entry(
+        "confidence",
+        ("panoptic", "fine", "referring", "several", "absent", "reasoning"),
+        lambda: Calibration(VOCABULARY),
+        ("ECE", "confidence", "accuracy"),
+    ),
+    Entry("box", ("box",), BoxAccuracy, ("accuracy@0.5", "mean_iou"), _CUT_HARD, ("accuracy@0.5",)),
 )
 
 
@@ -167,7 +189,7 @@ class Scores:
         rows: list[Row] = []
         for entry in ENTRIES:
             names = [name for task, name in self.metrics if task == entry.name]
-            for name in sorted(names, key=lambda name: (name != "all", name in ("seen", "unseen"), name)):
+            for name in sorted(names, key=lambda name: (name != "all", SLICE_ORDER.get(name, 0), name)):
                 key = (entry.name, name)
                 others = {other: scores.metrics[key] for other, scores in beside.items() if key in scores.metrics}
                 headline = entry.headline if name == "all" else entry.sliced
@@ -205,13 +227,14 @@ def evaluate_world(
     plan = {task: config.counts.get(task, config.count) for task in config.tasks}
     done = 0
     for task, count in plan.items():
+        unasked = (count if config.blind_count is None else config.blind_count) if config.blind else 0
         for items in _batches(eval_samples(task, count, config.seed, config.size), config.batch_size):
             for item, answer in answered(predict, items, config.batch_size):
                 scores.update(item, answer)
                 scenes.setdefault(int(item.sample.meta["scene_seed"]))
-            if config.blind:
-                for item, answer in answered(predict_blind, items, config.batch_size):
-                    unseeing.update(item, answer)
+            for item, answer in answered(predict_blind, items[:unasked], config.batch_size):
+                unseeing.update(item, answer)
+            unasked -= len(items[:unasked])
             done += len(items)
             if on_progress is not None:
                 on_progress(done, sum(plan.values()))

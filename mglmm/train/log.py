@@ -25,7 +25,10 @@ class Log:
         (folder / "recipe.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
         self.console = Console(stderr=True)
         if config.report_to == "wandb":
-            import wandb
+            try:
+                import wandb
+            except ImportError:
+                raise ValueError("report_to: wandb needs wandb: pip install 'mglmm[train]'") from None
 
             self.wandb = wandb.init(project="mglmm", name=folder.name, dir=folder, config=config.model_dump())
 

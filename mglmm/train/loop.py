@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from mglmm.build import ModelConfig, build
-from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, write_checkpoint
+from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.train.data import GroundingData, Steps, one_thread
 from mglmm.train.grounding import GroundingTraining
@@ -238,7 +238,7 @@ class Trainer:
                 self.model.config.world_version = WORLD_VERSION
             weights = None if self.config.lora is None else merged_state(self.model)
             write_checkpoint(fresh / "model", self.model, self.processor, state=weights)
-            torch.save(state, fresh / "state.pt")
+            save_state(fresh / "state.pt", state)
 
     def resume(self) -> None:
         """Take up `last/` where there is one."""

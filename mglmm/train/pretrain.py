@@ -89,6 +89,7 @@ class PixelBatch:
     token: tuple[Tensor, Tensor, Tensor, Tensor]
     wanted: Attributes  # [B, K]
     kind: Tensor  # int64[B, K]: SEMANTIC, POINT or BOX
+    box: Tensor  # float[B, K, 4], the true box, xyxy in 0..1; `wanted` may tell one that is a little off
     point: Tensor  # float[B, K, 2], px of the square
     target: Tensor  # float[B, K, q, q], share of each mask cell that is inside
 
@@ -144,9 +145,10 @@ class PixelPretraining(nn.Module):
         with torch.no_grad():
             inside, wanted = logits > 0, target > 0.5
             iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
-        box = batch.wanted.box.flatten(0, 1)
+        box = batch.box.flatten(0, 1)
         told = (kind != POINT).float()  # a point does not say how large
-        losses["where"] = (box_loss(where[:, 0], box) * told).mean() + box_loss(where[:, 1], box).mean()
+        first = box_loss(where[:, 0], batch.wanted.box.flatten(0, 1))
+        losses["where"] = (first * told).mean() + box_loss(where[:, 1], box).mean()
         distance = (where - box[:, None]).abs().mean(2) * is_semantic[:, None]
         first, last = distance.sum(0) / is_semantic.sum().clamp_min(1)
         losses |= {"watch_where": first, "watch_where_last": last}
@@ -242,14 +244,18 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
     pick = int(rng.integers(len(xs))) if len(xs) else 0
     point = (float(xs[pick]), float(ys[pick])) if len(xs) else (0.0, 0.0)
     exact = np.asarray(box, np.float32) / full
+    told = exact
     if kind == BOX:
         spread = 0.05 * np.array([exact[2] - exact[0], exact[3] - exact[1]] * 2, np.float32)
-        exact = np.clip(exact + rng.normal(size=4).astype(np.float32) * spread, 0, 1)
+        told = np.clip(exact + rng.normal(size=4).astype(np.float32) * spread, 0, 1)
+    elif rng.random() < 0.5:  # a language model's idea of the place is off by a few pixels
+        told = np.clip(exact + rng.normal(size=4).astype(np.float32) * 0.03, 0, 1)
     target = cv2.resize(mask.astype(np.float32), (side // 2, side // 2), interpolation=cv2.INTER_AREA)
     return {
         "noun": np.int64(NOUNS.index(noun)),
         "part": np.int64(PARTS.index(part)),
         "color": np.int64(COLOR_NAMES.index(color)),
+        "told": told,
         "box": exact,
         "kind": np.int64(kind),
         "point": np.asarray(point, np.float32) * side / full,
@@ -278,13 +284,14 @@ class PixelData:
         dense: list[Any] = [
             tuple(joined[f"{level}_{name}"] for name in ("noun", "part", "color", "box")) for level in ("fine", "token")
         ]
-        wanted = Attributes(joined["noun"], joined["part"], joined["color"], joined["box"])
+        wanted = Attributes(joined["noun"], joined["part"], joined["color"], joined["told"])
         return PixelBatch(
             joined["pixels"],
             dense[0],
             dense[1],
             wanted,
             joined["kind"],
+            joined["box"],
             joined["point"],
             joined["target"],
         )

@@ -46,7 +46,7 @@ def answers(grounder, queries, options):
     states = [state for each in out for state in each.states]
     owner = [number for number, each in enumerate(out) for _ in each.states]
     with torch.no_grad():
-        logits = grounder.decode(images, states, owner)
+        logits = grounder.decode(images, states, owner).logits
     return images, prompts, out, logits.split([len(each.states) for each in out])
 
 

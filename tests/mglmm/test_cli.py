@@ -17,6 +17,7 @@ from mglmm import checks, console, demo, given
 from mglmm.answer import Answer, Instance, Phrase
 from mglmm.eval.report import Report
 from mglmm.palette import palette
+from mglmm_data.world.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = ("ask", "demo", "train", "eval", "checks", "cfg")
@@ -159,7 +160,7 @@ def test_ask_takes_every_kind_of_region(command, photo, tiny_checkpoint):
     prompt = "Is [region 1] in [region 0]?"
     done = command("ask", photo, prompt, "--model", tiny_checkpoint, *flags, *BRIEF, "--json", "--out", "a.html")
     assert done.code == 0
-    assert json.loads(done.out)["prompt"] == "Is this region in this region? this region this region"
+    assert json.loads(done.out)["prompt"] == prompt
 
 
 @pytest.mark.parametrize(
@@ -240,6 +241,14 @@ def test_demo_asks_every_kind_of_question_and_knows_the_truth():
         assert each.is_right == silence_is_right and each.verdict.startswith("right" if silence_is_right else "wrong")
         assert demo.judged(each.item, each.truth).is_right
     assert len({id(each.item.sample.image) for each in shown}) == len(demo.QUESTIONS)
+
+
+def test_the_gallery_has_every_task_and_knows_the_truth(monkeypatch):
+    monkeypatch.setattr(demo, "SIZE", 96)
+    items = demo.gallery()
+    assert len(items) == 24 and {item.conversation.task for item in items} == set(TASKS)
+    assert len({item.sample.id for item in items}) == 24, "no scene twice"
+    assert all(demo.judged(item, demo.gold_answer(item)).is_right for item in items)
 
 
 # ---- train, then use what came of it

@@ -69,7 +69,7 @@ def generate(grounder, asked, options=OPTIONS):
     images, prompts = ready(grounder, asked)
     out = complete(grounder.model, grounder.processor.encoder, images, prompts, options)
     pairs = zip(out, prompts, strict=True)
-    masks = [grounder.decode(images, each.states, [prompt.image] * len(each.states)) for each, prompt in pairs]
+    masks = [grounder.decode(images, each.states, [prompt.image] * len(each.states)).logits for each, prompt in pairs]
     return out, masks
 
 
@@ -175,7 +175,7 @@ def test_teacher_forced_states_are_the_generated_ones(grounder):
     states = torch.stack([state for answer in answers for state in answer.states])
     assert count == len(states) > 3
     assert torch.allclose(out.states, states, atol=1e-4)
-    masks = grounder.decode(images, list(states), [0] * count)
+    masks = grounder.decode(images, list(states), [0] * count).logits
     assert torch.allclose(out.mask_logits, masks, atol=1e-3)
 
 

@@ -164,7 +164,7 @@ def test_one_image_many_prompts(tiny):
     grounder = speaker(tiny, ids_of(tiny, *TWO))
     image = Image.fromarray(PICTURE)
     answers = grounder.ask_many([(image, "a", ()), (image, "b", [Region(SIZE, point=(3, 3))]), (PICTURE, "c", ())])
-    assert [answer.prompt for answer in answers] == ["a", "b this region", "c"]
+    assert [answer.prompt for answer in answers] == ["a", "b", "c"]
     assert len({answer.text for answer in answers}) == 1 and all(isinstance(each, Answer) for each in answers)
 
 
@@ -210,6 +210,6 @@ def test_loading_by_folder(tiny_checkpoint):
 def test_half_precision_answers_too(tiny_checkpoint):
     grounder = Grounder.load(tiny_checkpoint, device="cpu", dtype=torch.bfloat16, max_new_tokens=4)
     answer = grounder.ask(PICTURE, "What is [region 0]?", [Region(SIZE, box=(2, 2, 30, 30))])
-    assert answer.truncated or answer.text is not None
+    assert answer.text
     states = [torch.randn(32, dtype=torch.bfloat16)]
-    assert grounder.decode(grounder.encode([PICTURE]), states, [0]).dtype == torch.float32
+    assert grounder.decode(grounder.encode([PICTURE]), states, [0]).logits.dtype == torch.float32

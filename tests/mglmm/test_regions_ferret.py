@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Ferret's sampler against what upstream recorded (`shared/golden/ferret`), its geometry, and its way into a model."""
 
 import gzip

@@ -1,3 +1,4 @@
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """GLaMM's region encoder against what upstream recorded (`shared/golden/glamm`), and against plain loops."""
 
 import json

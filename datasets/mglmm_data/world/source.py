@@ -16,9 +16,11 @@ from mglmm_data.world.tasks import KINDS, SEVERAL_SHARE, TASKS, write
 from mglmm_data.world.view import Target, View, order
 from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
 
-WORLD_VERSION = "world-v0"
+WORLD_VERSION = "world-v1"
 EVAL_SEED_START = 10_000_000
 """Scene seeds below are for training, from here on for evaluation."""
+CALIBRATION_SEED_START = 9_000_000
+"""The last million seeds below evaluation: `World` stops before them."""
 
 DEFAULT_TASKS: dict[str, float] = {
     "panoptic": 0.12,
@@ -70,11 +72,11 @@ class World:
             raise ValueError(f"turns is {turns}; give at least 1 conversation per image")
         if split not in ("train", "eval"):
             raise ValueError(f"split is {split!r}; use train or eval")
-        first = 0 if split == "train" else EVAL_SEED_START
-        if not first <= seed_start < first + EVAL_SEED_START:
+        first, end = (0, CALIBRATION_SEED_START) if split == "train" else (EVAL_SEED_START, 2 * EVAL_SEED_START)
+        if not first <= seed_start < end:
             raise ValueError(
                 f"seed_start {seed_start} is not of split {split}: "
-                f"training seeds are 0..{EVAL_SEED_START - 1}, "
+                f"training seeds are 0..{CALIBRATION_SEED_START - 1}, "
                 f"evaluation seeds {EVAL_SEED_START}..{2 * EVAL_SEED_START - 1}"
             )
         self.seed_start = seed_start
@@ -89,8 +91,8 @@ class World:
         self._names, self._cumulative = names, np.cumsum(weights / weights.sum())
 
     def __len__(self) -> int:
-        """Scenes from `seed_start` to the last seed of the split; evaluation has as many seeds as training."""
-        return EVAL_SEED_START * (1 if self.split == "train" else 2) - self.seed_start
+        """Scenes from `seed_start` to the last seed of the split; those of calibration are left out of training."""
+        return (CALIBRATION_SEED_START if self.split == "train" else 2 * EVAL_SEED_START) - self.seed_start
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The sample at an index; another epoch asks other questions about the same scene.
@@ -137,30 +139,52 @@ def eval_samples(task: str, count: int, seed: int = EVAL_SEED_START, size: int =
     Raises:
         ValueError: the task is unknown, or the seed is one of training.
     """
-    if task not in TASKS:
-        raise ValueError(f"task {task!r} is unknown; use one of {', '.join(TASKS)}")
     if seed < EVAL_SEED_START:
         raise ValueError(f"seed {seed} is one of training; evaluation seeds start at {EVAL_SEED_START}")
+    yield from _samples_of(task, count, seed, size)
+
+
+def calibration_samples(task: str, count: int, size: int = 192) -> Iterator[Sample]:
+    """The same for fitting what is neither trained nor evaluated: from the last million of the training seeds.
+
+    Raises:
+        ValueError: the task is unknown.
+    """
+    yield from _samples_of(task, count, CALIBRATION_SEED_START, size)
+
+
+def _samples_of(task: str, count: int, seed: int, size: int) -> Iterator[Sample]:
+    if task not in TASKS:
+        raise ValueError(f"task {task!r} is unknown; use one of {', '.join(TASKS)}")
     kinds = tuple(KINDS[task])
     scenes = seed
     for number in range(count):
         told, regions = None, []
+        drawn: dict[Target, int] = {}
         while told is None:
             scene = make_scene(scenes, size, held_out="allow")
             rng = np.random.default_rng((scenes, number))
             scenes += 1
-            regions = []
-            told = write(scene, task, rng, regions, kind=kinds[number % len(kinds)])
-        yield _sample(scene, regions, [told])
+            regions, drawn = [], {}
+            told = write(scene, task, rng, regions, kind=kinds[number % len(kinds)], drawn=drawn)
+        hidden = {
+            region: round(1 - scene.things[target.index].visible, 3)
+            for target, region in drawn.items()
+            if not target.stuff
+        }
+        yield _sample(scene, regions, [told], hidden)
 
 
-def _sample(scene: Scene, regions: list[Region], conversations: list[Conversation]) -> Sample:
+def _sample(
+    scene: Scene, regions: list[Region], conversations: list[Conversation], hidden: Mapping[int, float] | None = None
+) -> Sample:
+    """`hidden`, in evaluation: region -> the share of its thing's silhouette that other things cover."""
     return Sample(
         scene.image,
         tuple(regions),
         tuple(conversations),
         id=f"world-{scene.seed}",
-        meta={"scene_seed": scene.seed, "version": WORLD_VERSION},
+        meta={"scene_seed": scene.seed, "version": WORLD_VERSION, **({} if hidden is None else {"hidden": hidden})},
     )
 
 

@@ -1,0 +1,67 @@
+"""The score of an instance: features that are always finite, a fit that finds what made the data, a threshold."""
+
+import numpy as np
+import pytest
+import torch
+
+from mglmm.confidence import FEATURES, Spoken, confidence, features, fit
+from mglmm.grounder import Grounder
+from mglmm_data.world.scene import make_scene
+
+
+def test_features_of_an_empty_and_of_a_full_mask_are_finite():
+    for logits in (torch.full((4, 4), -9.0), torch.full((4, 4), 9.0)):
+        values = features(logits, 1.0, Spoken((), -50.0, 0.0))
+        assert values.shape == (len(FEATURES),) and np.isfinite(values).all()
+
+
+def test_the_fit_finds_the_probabilities_that_made_the_data():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4000, len(FEATURES))) * np.arange(1, 8)
+    true = [1.0, -0.5, 0.3, 0.0, 0.2, -0.1, 0.05, 0.4]
+    chance = np.array([confidence(row, true) for row in values])
+    weights = fit(values, rng.random(4000) < chance)
+    found = np.array([confidence(row, weights) for row in values])
+    assert np.abs(found - chance).mean() < 0.03
+
+
+def test_a_fit_needs_both_kinds_and_weights_must_be_of_these_features():
+    with pytest.raises(ValueError, match="3 instances, 3 of them right; both kinds are needed"):
+        fit(np.zeros((3, len(FEATURES))), np.ones(3, bool))
+    with pytest.raises(ValueError, match="has 2 weights, 7 features and a bias need 8"):
+        confidence(np.zeros(len(FEATURES)), [1.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def grounder() -> Grounder:
+    return Grounder.load()
+
+
+def test_scores_are_probabilities_where_the_model_has_them(grounder, monkeypatch):
+    image = make_scene(10_000_003).image
+    monkeypatch.setattr(grounder.model.config, "confidence", None)
+    plain = grounder.ask(image)
+    monkeypatch.setattr(grounder.model.config, "confidence", [1.0] + [0.0] * len(FEATURES))
+    judged = grounder.ask(image)
+    assert (plain.score_kind, judged.score_kind) == ("mask_x_text", "probability")
+    assert judged.text == plain.text and judged.phrases
+    scores = [instance.score for phrase in judged.phrases for instance in phrase.instances]
+    assert all(0 < score < 1 for score in scores) and len(set(scores)) > 1
+
+
+def test_the_no_target_threshold_moves_both_ways(grounder):
+    image = make_scene(10_000_003).image
+    questions = [
+        (image, f"Segment the {color} {name}.", ()) for name in ("car", "boat", "dog") for color in ("red", "blue")
+    ]
+    refused = {
+        threshold: sum(
+            not answer.phrases
+            for answer in grounder.ask_many(
+                questions, grounder.options.model_copy(update={"no_target_threshold": threshold})
+            )
+        )
+        for threshold in (1e-9, 0.5, 1 - 1e-9)
+    }
+    assert refused[1e-9] == len(questions) and refused[1 - 1e-9] == 0
+    assert refused[1e-9] >= refused[0.5] >= refused[1 - 1e-9]

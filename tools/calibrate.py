@@ -1,0 +1,81 @@
+"""Fit the probability that an instance is right, on scenes that neither training nor evaluation sees.
+
+    python tools/calibrate.py RUN/last/model            # fits, and writes it into the checkpoint's config
+    python tools/calibrate.py RUN/last/model --count 50 --dry-run
+
+Source of the scenes: the last million training seeds, which no recipe reaches. See mglmm/confidence.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from mglmm.confidence import FEATURES, confidence, fit
+from mglmm.eval.calibration import BINS, judged
+from mglmm.eval.protocol import Item
+from mglmm.eval.world import VOCABULARY
+from mglmm.grounder import Grounder
+from mglmm_data.world.source import calibration_samples
+
+TASKS = ("panoptic", "fine", "referring", "several", "absent", "reasoning")
+BATCH = 32
+
+
+class Listening(Grounder):
+    """A grounder that keeps the evidence of every instance it scores, in order."""
+
+    heard: list[np.ndarray]
+
+    def evidence(self, *arguments: Any) -> np.ndarray:
+        values = super().evidence(*arguments)
+        self.heard.append(values)
+        return values
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help="folder of a checkpoint")
+    parser.add_argument("--count", type=int, default=150, help="questions a task")
+    parser.add_argument("--dry-run", action="store_true", help="fit and print, but write nothing")
+    arguments = parser.parse_args()
+    grounder = Listening.load(arguments.checkpoint)
+    assert isinstance(grounder, Listening)
+    config = grounder.model.config
+    config.confidence = [0.0] * (len(FEATURES) + 1)  # so that evidence is asked for
+    values, right = [], []
+    for task in TASKS:
+        items = [Item(s, s.conversations[0]) for s in calibration_samples(task, arguments.count)]
+        for start in range(0, len(items), BATCH):
+            grounder.heard = []
+            batch = items[start : start + BATCH]
+            answers = grounder.predict([item.query for item in batch])
+            pairs = zip(batch, answers, strict=True)
+            verdicts = [is_right for item, answer in pairs for _, is_right in judged(item, answer, VOCABULARY)]
+            assert len(verdicts) == len(grounder.heard)
+            values += grounder.heard
+            right += verdicts
+        print(f"{task}: {len(right)} instances so far, {np.mean(right):.0%} right")
+    x, y = np.stack(values), np.array(right)
+    half = np.arange(len(x)) % 2 == 0
+    trial = fit(x[half], y[half])
+    scores = np.array([confidence(row, trial) for row in x[~half]])
+    print(f"ECE of a fit on one half, measured on the other: {expected_error(scores, y[~half]):.3f}")
+    config.confidence = fit(x, y)
+    for name, weight in zip((*FEATURES, "bias"), config.confidence, strict=True):
+        print(f"{name:14}{weight:8.3f}")
+    if not arguments.dry_run:
+        config.save_pretrained(arguments.checkpoint)
+        print(f"written to {arguments.checkpoint}")
+
+
+def expected_error(scores: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error over equal bins."""
+    place = np.minimum((scores * BINS).astype(int), BINS - 1)
+    return sum(abs((scores - right)[place == each].sum()) for each in range(BINS)) / len(scores)
+
+
+if __name__ == "__main__":
+    main()
