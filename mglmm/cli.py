@@ -105,6 +105,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where an answer is cut.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer.")] = 0.0,
     no_grammar: Annotated[bool, typer.Option("--no-grammar", help="Do not keep phrases well-formed.")] = False,
+    no_target_threshold: Annotated[
+        float,
+        typer.Option(min=0.001, max=0.999, help="From which probability on the answer says that nothing is there."),
+    ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="Print json instead; a picture only with --out.")] = False,
     quant: Annotated[str, typer.Option(help="Hold the language model in int8 or int4: less memory.")] = "none",
 ) -> None:
@@ -118,6 +122,7 @@ def ask(
     picture = given.picture(image)
     regions = [given.region(text, picture.size) for text in region or ()]
     generation = {"max_new_tokens": max_new_tokens, "temperature": temperature, "grammar": not no_grammar}
+    generation["no_target_threshold"] = no_target_threshold
     grounder = given.grounder(model, generation, quant)
     asked: dict[str, Any] = {"regions": regions} | ({} if prompt is None else {"prompt": prompt})
     if as_json:

@@ -216,6 +216,14 @@ def test_a_stream_on_a_terminal_ends_with_the_coloured_text(answer):
     assert f"38;2;{red};{green};{blue}mA cat" in shown and " and a mat." in shown
 
 
+def test_the_no_target_threshold_is_an_option(command):
+    asked = ["ask", "world:10000003", "Segment the purple boat.", "--json", "--no-target-threshold"]
+    phrases = {value: json.loads(command(*asked, value).out)["phrases"] for value in ("0.001", "0.999")}
+    assert not phrases["0.001"] and phrases["0.999"]
+    refused = command(*asked, "2")
+    assert refused.code == 2 and "--no-target-threshold" in refused.err
+
+
 # ---- demo
 
 
