@@ -327,6 +327,12 @@ BAD_DATA = {
         lambda data: data["categories"][0].update(name=None),
         ["categories[0]", "'name' is None"],
     ),
+    "no word": (lambda data: data["categories"][0].update(name="_"), ["category 1 is called '_'", "rename or skip"]),
+    "a list for an id": (lambda data: data["annotations"][0].update(category_id=[1]), ["annotation 7", "[1]"]),
+    "outside": (
+        set_segmentation([[50, 2, 60, 2, 60, 9]]),
+        ["annotation 7", "outside of the image", "remove it"],
+    ),
     "an image that is none": (lambda data: data["images"].append(None), ["images[1] is None", "not an object"]),
     "a category that is none": (lambda data: data["categories"].insert(0, "dog"), ["categories[0] is 'dog'"]),
     "an annotation that is none": (lambda data: data["annotations"].append([1]), ["annotations[1] is [1]"]),
@@ -343,7 +349,7 @@ def test_data_with_a_mistake(command, coco, kind):
 BAD_MASKS = {
     "NaN": (set_segmentation([[2, 2, 20, float("nan"), 20, 20]]), ["a polygon's coordinates are not all numbers"]),
     "far away": (set_segmentation([[2, 2, 20, 1e300, 20, 20]]), ["a polygon's coordinates are not all numbers"]),
-    "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["a polygon's coordinates are not all numbers"]),
+    "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["a polygon's x are [2, '20', 20], not all numbers"]),
     "short RLE": (set_segmentation({"size": [30, 40], "counts": "0:"}), ["counts sum to 10", "1200 pixels"]),
     "cut RLE": (set_segmentation({"size": [30, 40], "counts": "`"}), ["end in the middle of a number"]),
     "empty RLE": (set_segmentation({"size": [30, 40], "counts": ""}), ["counts"]),
