@@ -447,6 +447,19 @@ def rotated(path):
     photo().save(path, exif=exif)
 
 
+@pytest.mark.parametrize("how", ["--json", "--stream"])
+def test_an_answer_that_fills_the_context_is_cut_and_says_so(command, photo_file, tiny_checkpoint, tmp_path, how):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    llava = json.loads((folder / "config.json").read_text())["llava_config"]
+    llava["text_config"]["max_position_embeddings"] = 60
+    config_with(llava_config=llava)(folder)
+    drawn = ["--max-new-tokens", "90", "--temperature", "5", "--no-grammar", how, "--out", "a.json"]
+    assert command("ask", photo_file, "What is this?", "--model", folder, *drawn).code == 0
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert answer["truncated"] and "the answer ends where this model's context of 60 tokens does" in answer["notes"]
+
+
 def gray16(path):
     Image.fromarray(np.full((30, 40), 30000, np.uint16)).save(path)
 
