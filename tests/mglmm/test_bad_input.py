@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -171,6 +172,23 @@ def config_with(**changes):
     return change
 
 
+def nested(place, value):
+    """Set one key deep inside config.json; None takes it out."""
+
+    def change(folder):
+        path = folder / "config.json"
+        config = part = json.loads(path.read_text())
+        *walk, last = place.split(".")
+        for key in walk:
+            part = part[key]
+        part[last] = value
+        if value is None:
+            del part[last]
+        path.write_text(json.dumps(config))
+
+    return change
+
+
 def other_shapes(folder):
     """One weight gone, one too many, one of another shape."""
     weights = load_file(folder / "model.safetensors")
@@ -197,6 +215,25 @@ BAD_CHECKPOINTS = {
     "other sizes": (config_with(region_grid=16, small_config={"side": 64}), ["keys do not fit", "and", "more"]),
     "other version": (config_with(format_version=99), ["format_version is 99", "use the mglmm release that wrote it"]),
     "unknown key": (config_with(reed_offset=0), ["'reed_offset'", "did you mean 'read_offset'"]),
+    "a misspelt size": (nested("small_config.dept", 2), ["small_config.dept", "did you mean 'depth'", "put back"]),
+    "a size in words": (nested("small_config.side", "64"), ["small_config.side is '64'", "valid integer"]),
+    "a short stem": (nested("small_config.stem", [8, 8]), ["small_config.stem"]),
+    "no size": (nested("small_config.side", None), ["small_config has no 'side'"]),
+    "small_config of a list": (config_with(small_config=[1]), ["small_config is [1]"]),
+    "a misspelt language": (nested("llava_config.text_confg", {}), ["'text_confg'", "did you mean 'text_config'"]),
+    "no language": (nested("llava_config.text_config", None), ["llava_config has no 'text_config'"]),
+    "a misspelt width": (
+        nested("llava_config.text_config.hiden_size", 32),
+        ["'hiden_size' in llava_config.text_config", "did you mean 'hidden_size'", "put back the config.json"],
+    ),
+    "a width in words": (nested("llava_config.text_config.hidden_size", "a"), ["text_config.hidden_size is 'a'"]),
+    "heads that do not fit": (nested("llava_config.text_config.num_attention_heads", 3), ["text_config", "multiple"]),
+    "a wrong layer": (nested("llava_config.vision_feature_layer", "x"), ["'vision_feature_layer'", "'x'"]),
+    "no image token": (nested("llava_config.image_token_index", None), ["llava_config has no 'image_token_index'"]),
+    "a grid in words": (config_with(region_grid="16"), ["region_grid is '16'", "valid integer"]),
+    "an empty grid": (config_with(region_grid=0), ["region_grid is 0"]),
+    "a wrong confidence": (config_with(confidence="high"), ["confidence is 'high'"]),
+    "a wrong dtype": (config_with(dtype="float33"), ["float33"]),
     "another model": (config_with(model_type="llama"), ["'llama'", "'mglmm'"]),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), ["config.json", "copy it again"]),
     "no config": (lambda folder: (folder / "config.json").unlink(), ["holds no config.json", "mglmm train"]),
@@ -215,6 +252,14 @@ def test_a_checkpoint_that_cannot_be_used(command, tiny_checkpoint, tmp_path, ki
     shutil.copytree(tiny_checkpoint, folder)
     change(folder)
     is_one_sentence(command("ask", "world:1@64", "What is this?", "--model", folder), folder, *words)
+
+
+@pytest.mark.parametrize("name", ["owner/modle", "runs/three steps", "mine/-", "a/" + "b" * 120])
+def test_a_mistyped_folder_is_no_hub_name(command, name):
+    started = time.monotonic()
+    done = command("ask", "world:1@64", "What is this?", "--model", name)
+    is_one_sentence(done, f"no checkpoint at {name}, neither a folder nor reachable on the hub", "give a folder")
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("name", [".", ""])
