@@ -18,12 +18,14 @@ from typing import Any, cast
 import torch
 
 from mglmm.config import BUNDLED
+from mglmm.config_check import check_config
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.quant import Quant, quantization_config
 from mglmm.tokenizer import tokenizer_hash
 
 MAX_LISTED = 8
+HUB_SECONDS = 5
 
 
 @contextlib.contextmanager
@@ -117,11 +119,17 @@ def load_checkpoint(
         check_folder(folder)
     elif str(path).startswith((".", "/")) or str(path).count("/") != 1:
         raise ValueError(f"no checkpoint at {path}; give a folder, a hub name (owner/name) or bundled")
+    else:
+        check_reachable(str(path))
     where = str(folder) if local else str(path)
     try:
-        MglmmConfig.from_pretrained(where)
-    except ValueError as error:
+        config = MglmmConfig.from_pretrained(where)
+    except (ValueError, TypeError, AttributeError) as error:  # a dtype that torch has not is an AttributeError
         raise ValueError(f"{where}: {error}") from None
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; put back the config.json that was saved with the weights") from None
     try:
         processor = MglmmProcessor.from_pretrained(where)
     except (ValueError, KeyError) as error:
@@ -157,6 +165,30 @@ def load_checkpoint(
             "or use the mglmm release that wrote them"
         )
     return model.eval(), processor
+
+
+def check_reachable(name: str) -> None:
+    """Ask the hub once whether it has a checkpoint: a mistyped folder looks like a hub name, and transformers would
+    try for minutes where there is no network.
+
+    Raises:
+        ValueError: it is neither in the hub's cache nor on the hub.
+    """
+    from huggingface_hub import get_session, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.utils import build_hf_headers
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        answer = get_session().head(hf_hub_url(name, "config.json"), headers=build_hf_headers(), timeout=HUB_SECONDS)
+        problem = f"the hub answers {answer.status_code}" if answer.status_code >= 400 else ""
+    except Exception as error:  # no network, offline mode, or a name that is none: of several libraries' kinds
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if problem:
+        raise ValueError(
+            f"no checkpoint at {name}, neither a folder nor reachable on the hub ({problem}); "
+            "give a folder, a hub name (owner/name) or bundled"
+        )
 
 
 def check_folder(folder: Path) -> None:

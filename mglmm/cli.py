@@ -65,7 +65,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def complain(message: str) -> int:
     """One line on stderr; returns the exit code of a mistake."""
-    Console(stderr=True).print(Text(f"mglmm: {message}"), soft_wrap=True)
+    say(Console(stderr=True), f"mglmm: {message}")
     return MISTAKE
 
 
@@ -348,8 +348,8 @@ def cfg(config: Config, overrides: Overrides = None) -> None:
 
 
 def say(console: Console, text: str) -> None:
-    """A line as it is: no markup, no wrapping, so that paths can be copied."""
-    console.print(Text(text), soft_wrap=True)
+    """A line as it is: no markup, no wrapping, so that paths can be copied; what is not UTF-8 becomes `?`."""
+    console.print(Text(text.encode("utf-8", "replace").decode()), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class Generated:
     logprobs: list[float] = field(default_factory=list)
     states: list[Tensor] = field(default_factory=list)  # float[D] each
     truncated: bool = False
+    full: bool = False  # truncated where the model's context ends, before `max_new_tokens`
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Run:
         self.refusal = encoder.literal.encode(REFUSAL)[0]
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
         self.active = list(range(len(out)))  # rows that still run, in the order of the batch
+        context = self.language.config.max_position_embeddings - len(encoder.prefix().ids)
+        self.limits = [min(options.max_new_tokens, context - len(prompt.ids)) for prompt in prompts]
         if prompts:
             self.start(images, prompts)
 
@@ -194,8 +197,8 @@ class Run:
                 answer.states.append(self.hidden[slot])
             if self.grammars is not None:
                 self.grammars[row].take(token)
-            if len(answer.ids) >= self.options.max_new_tokens:
-                answer.truncated = True
+            if len(answer.ids) >= self.limits[row]:
+                answer.truncated, answer.full = True, self.limits[row] < self.options.max_new_tokens
                 if not (token == ids.seg and self.model.config.read_offset == 0):
                     continue
             going.append(slot)
@@ -204,12 +207,7 @@ class Run:
 
     def advance(self, going: list[int], tokens: list[int]) -> None:
         """Feed the chosen tokens of the slots that go on; ended rows leave the batch."""
-        if len(going) < len(self.active):
-            if going:
-                keep = torch.tensor(going, device=self.mask.device)
-                self.cache.batch_select_indices(keep)
-                self.mask, self.position = self.mask[keep], self.position[keep]
-            self.active = [self.active[slot] for slot in going]
+        self.keep(going)
         if not going:
             return
         chosen = torch.tensor([[tokens[slot]] for slot in going], device=self.mask.device)
@@ -221,8 +219,16 @@ class Run:
             for slot, row in enumerate(self.active):
                 if int(chosen[slot, 0]) == self.encoder.ids.seg:
                     self.out[row].states.append(self.hidden[slot])
-        if len(self.out[self.active[0]].ids) >= self.options.max_new_tokens:
-            self.active = []  # rows that only ran on to read the state at their last [SEG]; the cache stays whole
+        # Some rows only ran on to read the state at their last [SEG].
+        self.keep([slot for slot, row in enumerate(self.active) if len(self.out[row].ids) < self.limits[row]])
+
+    def keep(self, slots: list[int]) -> None:
+        """Let the other rows leave the batch; with the last ones the cache stays whole, for a chat."""
+        if slots and len(slots) < len(self.active):
+            kept = torch.tensor(slots, device=self.mask.device)
+            self.cache.batch_select_indices(kept)
+            self.mask, self.position, self.hidden = self.mask[kept], self.position[kept], self.hidden[kept]
+        self.active = [self.active[slot] for slot in slots]
 
     def choose(self) -> tuple[list[int], list[float]]:
         """A token and its log-probability (of the unrestricted distribution) for each running row."""
@@ -231,7 +237,7 @@ class Run:
         logprobs = logits.log_softmax(-1)
         if self.grammars is not None:
             for slot, row in enumerate(self.active):
-                left = self.options.max_new_tokens - len(self.out[row].ids)
+                left = self.limits[row] - len(self.out[row].ids)
                 only, never = self.grammars[row].rule(left)
                 if only:
                     kept = logits[slot, list(only)].clone()

@@ -226,6 +226,7 @@ class Grounder:
         generated: Sequence[Generated],
     ) -> list[Answer]:
         """Masks of all answers in one call, then each `Answer`."""
+        context = self.model.config.language().max_position_embeddings
         states = [state for each in generated for state in each.states]
         row_image = [each.image for each, out in zip(prepared, generated, strict=True) for _ in out.states]
         masks = self.decode(images, states, row_image)
@@ -236,12 +237,13 @@ class Grounder:
             own = masks.part(at, at + len(out.states))
             at += len(out.states)
             read = read_answer(out.ids, self.processor.literal, self.processor.ids, size, self.processor.form)
+            cut = (f"the answer ends where this model's context of {context} tokens does",) if out.full else ()
             answers.append(
                 Answer(
                     text=read.text,
                     phrases=self.phrases(read, out, own, size),
                     image=image,
-                    notes=(*each.notes, *read.notes),
+                    notes=(*each.notes, *read.notes, *cut),
                     truncated=out.truncated,
                     score_kind="mask_x_text" if self.model.config.confidence is None else "probability",
                     prompt=each.prompt,

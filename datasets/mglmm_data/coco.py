@@ -102,6 +102,7 @@ class CocoSource:
             for category in data["categories"]
             if category["id"] not in skipped
         }
+        self._check_names(data["categories"])
         self.skipped: Counter[str] = Counter()
         """What the json has that is no target, counted: crowd, no mask, skipped category, image without a question."""
         grouped = self._group(data, skipped)
@@ -126,6 +127,19 @@ class CocoSource:
             self._pictures.append(Picture(image["id"], self._find(image), size, items, captions_here))
         if not self._pictures:
             raise ValueError(f"{self.json_path} has no image to ask about with this split and these tasks; change them")
+
+    def _check_names(self, categories: Sequence[Mapping[str, Any]]) -> None:
+        """Each category has an id of its own, and a name that is at least one word."""
+        known: set[Any] = set()
+        for category in categories:
+            key, name = category["id"], str(category["name"])
+            if key in known:
+                raise ValueError(f"{self.json_path}: category id {key} is there twice; ids must be unique")
+            known.add(key)
+            if not self._names.get(key, name).split():
+                raise ValueError(
+                    f"{self.json_path}: category {key} is called {name!r}, which is no word; rename or skip it"
+                )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -210,9 +224,6 @@ class CocoSource:
         """image id -> name (in the json's order) -> its annotations, each checked as far as the json alone allows."""
         sizes: dict[Any, Size] = {}
         for image in data["images"]:
-            for key in ("id", "file_name", "height", "width"):
-                if key not in image:
-                    raise ValueError(f"{self.json_path}: image {image.get('id', image)} has no {key!r}; add it")
             if image["id"] in sizes:
                 raise ValueError(f"{self.json_path}: image id {image['id']} is there twice; ids must be unique")
             sizes[image["id"]] = (int(image["height"]), int(image["width"]))
@@ -222,6 +233,8 @@ class CocoSource:
                 if key not in annotation:
                     raise self._wrong(annotation, f"has no {key!r}")
             image, category = annotation["image_id"], annotation["category_id"]
+            if not isinstance(category, (int, str)):
+                raise self._wrong(annotation, f"its category_id is {category!r}, not a number or a text")
             if image not in sizes:
                 raise self._wrong(annotation, f"is on image id {image}, which is not among the images")
             if category in skipped:
@@ -251,6 +264,15 @@ class CocoSource:
                 if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                     found = f"{len(polygon)} numbers" if isinstance(polygon, list) else repr(polygon)
                     raise self._wrong(annotation, f"a polygon has {found}, it needs 6 or more, in pairs x, y")
+                for axis, values, side in (("x", polygon[0::2], size[1]), ("y", polygon[1::2], size[0])):
+                    if not all(isinstance(value, (int, float)) for value in values):
+                        raise self._wrong(annotation, f"a polygon's {axis} are {values}, not all numbers")
+                    if max(values) <= 0 or min(values) >= side:
+                        raise self._wrong(
+                            annotation,
+                            f"a polygon lies outside of the image: its {axis} go from {min(values)} to {max(values)}, "
+                            f"the image is {size[1]}x{size[0]} px",
+                        )
         else:
             raise self._wrong(annotation, f"its segmentation is {type(segmentation).__name__}, not polygons or an RLE")
 

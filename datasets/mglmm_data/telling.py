@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked
 
 from mglmm_data import wording
 from mglmm_data.sample import Conversation, Region, Turn, compose
@@ -36,7 +38,7 @@ class Named:
     complete: bool = True
 
 
-@dataclass(frozen=True)
+@checked(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Split:
     """A fixed part of a set of files: `part` is `train`, `validation` or `all`.
 
@@ -78,7 +80,13 @@ def make_split(split: Split | Mapping[str, Any] | None) -> Split:
     for key in split or ():
         if key not in keys:
             raise ValueError(f"unknown key {key!r} in split{near(key, keys)}")
-    return Split(**(split or {}))
+    try:
+        return Split(**(split or {}))
+    except ValidationError as error:
+        found = error.errors()[0]
+        if found["type"] == "value_error":
+            raise ValueError(found["msg"].removeprefix("Value error, ")) from None
+        raise ValueError(f"split.{found['loc'][0]} is {found['input']!r}: {found['msg']}") from None
 
 
 def check_tasks(tasks: Mapping[str, float] | None, kind: Kind, has_captions: bool, turns: int) -> dict[str, float]:

@@ -3,12 +3,13 @@
 What is accepted all the same is said in the answer's notes.
 """
 
-import errno
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -99,6 +100,19 @@ def test_an_empty_prompt(command, photo_file, tiny_checkpoint, prompt, how):
     is_one_sentence(done, "the prompt is empty", "ask something")
 
 
+@pytest.mark.parametrize("how", [[], ["--stream"]], ids=["at once", "streamed"])
+def test_a_prompt_that_is_not_utf_8(command, photo_file, tiny_checkpoint, how):
+    prompt = os.fsdecode("Is it a café?".encode("latin-1"))
+    done = command("ask", photo_file, prompt, "--model", tiny_checkpoint, *how)
+    is_one_sentence(done, "is not text in UTF-8", "caf\\udce9")
+
+
+@pytest.mark.parametrize("how", [[], ["--stream"]], ids=["at once", "streamed"])
+def test_a_question_longer_than_the_context(command, photo_file, tiny_checkpoint, how):
+    done = command("ask", photo_file, "Is it a dog? " * 1000, "--model", tiny_checkpoint, *how)
+    is_one_sentence(done, "tokens long", "room for 2031 beside the image", "ask a shorter one")
+
+
 @pytest.mark.parametrize(
     ("region", "words"),
     [
@@ -114,11 +128,13 @@ def test_an_empty_prompt(command, photo_file, tiny_checkpoint, prompt, how):
         ("mask:none.png", ["none.png does not exist"]),
         ("mask:small.png", ["small.png", "(5, 5)", "(30, 40)"]),
         ("mask:black.png", ["black.png is all black", "remove it"]),
+        ("mask:clear.png", ["clear.png has transparency", "white (255) is in"]),
     ],
 )
 def test_a_region_that_is_none_or_lies_outside(command, photo_file, region, words):
     Image.new("L", (5, 5), 255).save("small.png")
     Image.new("L", (40, 30)).save("black.png")
+    Image.new("RGBA", (40, 30), (255, 255, 255, 9)).save("clear.png")
     is_one_sentence(command("ask", photo_file, "What is this?", "--region", region), *words)
 
 
@@ -127,7 +143,7 @@ def test_a_region_that_was_not_given(command, photo_file, tiny_checkpoint):
     is_one_sentence(done, "[region 1]", "1 region(s) are given, from 0")
 
 
-@pytest.mark.parametrize("scene", ["world:", "world:seven", "world:7@9", "world:7@9999", "world:-1"])
+@pytest.mark.parametrize("scene", ["world:", "world:seven", "world:7@9", "world:7@9999", "world:-1", "world:25000000"])
 def test_a_scene_that_is_none(command, scene):
     is_one_sentence(command("ask", scene, "What is this?"), scene, "world:7@384")
 
@@ -152,6 +168,23 @@ def config_with(**changes):
     def change(folder):
         path = folder / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def nested(place, value):
+    """Set one key deep inside config.json; None takes it out."""
+
+    def change(folder):
+        path = folder / "config.json"
+        config = part = json.loads(path.read_text())
+        *walk, last = place.split(".")
+        for key in walk:
+            part = part[key]
+        part[last] = value
+        if value is None:
+            del part[last]
+        path.write_text(json.dumps(config))
 
     return change
 
@@ -182,6 +215,25 @@ BAD_CHECKPOINTS = {
     "other sizes": (config_with(region_grid=16, small_config={"side": 64}), ["keys do not fit", "and", "more"]),
     "other version": (config_with(format_version=99), ["format_version is 99", "use the mglmm release that wrote it"]),
     "unknown key": (config_with(reed_offset=0), ["'reed_offset'", "did you mean 'read_offset'"]),
+    "a misspelt size": (nested("small_config.dept", 2), ["small_config.dept", "did you mean 'depth'", "put back"]),
+    "a size in words": (nested("small_config.side", "64"), ["small_config.side is '64'", "valid integer"]),
+    "a short stem": (nested("small_config.stem", [8, 8]), ["small_config.stem"]),
+    "no size": (nested("small_config.side", None), ["small_config has no 'side'"]),
+    "small_config of a list": (config_with(small_config=[1]), ["small_config is [1]"]),
+    "a misspelt language": (nested("llava_config.text_confg", {}), ["'text_confg'", "did you mean 'text_config'"]),
+    "no language": (nested("llava_config.text_config", None), ["llava_config has no 'text_config'"]),
+    "a misspelt width": (
+        nested("llava_config.text_config.hiden_size", 32),
+        ["'hiden_size' in llava_config.text_config", "did you mean 'hidden_size'", "put back the config.json"],
+    ),
+    "a width in words": (nested("llava_config.text_config.hidden_size", "a"), ["text_config.hidden_size is 'a'"]),
+    "heads that do not fit": (nested("llava_config.text_config.num_attention_heads", 3), ["text_config", "multiple"]),
+    "a wrong layer": (nested("llava_config.vision_feature_layer", "x"), ["'vision_feature_layer'", "'x'"]),
+    "no image token": (nested("llava_config.image_token_index", None), ["llava_config has no 'image_token_index'"]),
+    "a grid in words": (config_with(region_grid="16"), ["region_grid is '16'", "valid integer"]),
+    "an empty grid": (config_with(region_grid=0), ["region_grid is 0"]),
+    "a wrong confidence": (config_with(confidence="high"), ["confidence is 'high'"]),
+    "a wrong dtype": (config_with(dtype="float33"), ["float33"]),
     "another model": (config_with(model_type="llama"), ["'llama'", "'mglmm'"]),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), ["config.json", "copy it again"]),
     "no config": (lambda folder: (folder / "config.json").unlink(), ["holds no config.json", "mglmm train"]),
@@ -202,6 +254,25 @@ def test_a_checkpoint_that_cannot_be_used(command, tiny_checkpoint, tmp_path, ki
     is_one_sentence(command("ask", "world:1@64", "What is this?", "--model", folder), folder, *words)
 
 
+@pytest.mark.parametrize("name", ["owner/modle", "runs/three steps", "mine/-", "a/" + "b" * 120])
+def test_a_mistyped_folder_is_no_hub_name(command, name):
+    started = time.monotonic()
+    done = command("ask", "world:1@64", "What is this?", "--model", name)
+    is_one_sentence(done, f"no checkpoint at {name}, neither a folder nor reachable on the hub", "give a folder")
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("name", [".", ""])
+def test_this_folder_is_no_checkpoint(command, name):
+    is_one_sentence(command("ask", "world:1@64", "What is this?", "--model", name), "config.json", "mglmm train")
+
+
+def test_this_folder_is_a_checkpoint(command, tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+    asked = ["ask", "world:1@64", "What is this?", "--max-new-tokens", "1", "--json"]
+    assert command(*asked, "--model", ".").code == 0
+
+
 # ---- configs
 
 
@@ -215,11 +286,31 @@ def test_a_checkpoint_that_cannot_be_used(command, tiny_checkpoint, tmp_path, ki
         ("stages.0.train.projektor=1", ["projektor", "projector"]),
         ("stages.0.max_steps=many", ["stages.0.max_steps", "'many'"]),
         ("stages.9.max_steps=1", ["'9'", "words"]),
+        ("stages.0.losses.ce=-1", ["stages.0.losses.ce", "greater than or equal to 0", "-1"]),
+        ("stages.0.losses.distill=-0.5", ["stages.0.losses.distill", "-0.5"]),
+        ("stages.0.train.projector=-1", ["stages.0.train.projector", "greater than 0"]),
+        ("stages.0.losses={quality: 1, mask_size: original}", ["stages.0.losses", "set quality: 0"]),
+        ("stages.0.max_length=0", ["stages.0.max_length", "greater than 0"]),
+        ("stages.0.sources.world.turns=many", ["turns", "'world'", "'many'", "valid integer"]),
+        ("stages.0.sources.world.tasks=[vqa]", ["tasks", "['vqa']", "dictionary"]),
+        ("stages.0.sources.world.size=null", ["size", "'world'", "None"]),
         ("max_steps", ["'max_steps'", "key=value"]),
     ],
 )
 def test_a_config_with_a_mistake(command, recipe, override, words):
     is_one_sentence(command("train", recipe, override), *words)
+
+
+@pytest.mark.parametrize(
+    ("missing", "override", "words"),
+    [
+        ("albumentations", "stages.0.augment={flip: 0.5}", ["pip install 'mglmm[train]'", "augment: null"]),
+        ("wandb", "report_to=wandb", ["pip install 'mglmm[train]'", "report_to"]),
+    ],
+)
+def test_an_extra_that_is_not_installed(command, recipe, monkeypatch, missing, override, words):
+    monkeypatch.setitem(sys.modules, missing, None)
+    is_one_sentence(command("train", recipe, override), missing, *words)
 
 
 def test_a_config_that_is_not_there_or_not_readable(command, tmp_path):
@@ -273,6 +364,24 @@ BAD_DATA = {
         ["annotation 7", "[5, 5]", "[30, 40]", "correct or remove it"],
     ),
     "no json": (lambda data: data.pop("annotations"), ["instances.json", "annotations"]),
+    "counts of null": (set_segmentation({"size": [30, 40], "counts": None}), ["annotation 7", "counts None"]),
+    "no counts": (set_segmentation({"size": [30, 40]}), ["annotation 7", "counts None"]),
+    "size of null": (set_segmentation({"size": None, "counts": "0"}), ["annotation 7", "size None", "[30, 40]"]),
+    "no category name": (lambda data: data["categories"][0].pop("name"), ["categories[0]", "'name' is not there"]),
+    "category name of null": (
+        lambda data: data["categories"][0].update(name=None),
+        ["categories[0]", "'name' is None"],
+    ),
+    "no word": (lambda data: data["categories"][0].update(name="_"), ["category 1 is called '_'", "rename or skip"]),
+    "a list for an id": (lambda data: data["annotations"][0].update(category_id=[1]), ["annotation 7", "[1]"]),
+    "outside": (
+        set_segmentation([[50, 2, 60, 2, 60, 9]]),
+        ["annotation 7", "outside of the image", "remove it"],
+    ),
+    "an image that is none": (lambda data: data["images"].append(None), ["images[1] is None", "not an object"]),
+    "a category that is none": (lambda data: data["categories"].insert(0, "dog"), ["categories[0] is 'dog'"]),
+    "an annotation that is none": (lambda data: data["annotations"].append([1]), ["annotations[1] is [1]"]),
+    "an image without a name": (set_file(None), ["images[0]", "'file_name' is None"]),
 }
 
 
@@ -280,6 +389,25 @@ BAD_DATA = {
 def test_data_with_a_mistake(command, coco, kind):
     change, words = BAD_DATA[kind]
     is_one_sentence(command(*coco(change)), *words)
+
+
+BAD_MASKS = {
+    "NaN": (set_segmentation([[2, 2, 20, float("nan"), 20, 20]]), ["a polygon's coordinates are not all numbers"]),
+    "far away": (set_segmentation([[2, 2, 20, 1e300, 20, 20]]), ["a polygon's coordinates are not all numbers"]),
+    "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["a polygon's x are [2, '20', 20], not all numbers"]),
+    "short RLE": (set_segmentation({"size": [30, 40], "counts": "0:"}), ["counts sum to 10", "1200 pixels"]),
+    "cut RLE": (set_segmentation({"size": [30, 40], "counts": "`"}), ["end in the middle of a number"]),
+    "empty RLE": (set_segmentation({"size": [30, 40], "counts": ""}), ["counts"]),
+    "plain RLE": (set_segmentation({"size": [30, 40], "counts": [0, 10]}), ["counts sum to 10", "1200 pixels"]),
+    "negative RLE": (set_segmentation({"size": [30, 40], "counts": [1201, -1]}), ["not all whole numbers from 0"]),
+}
+"""What is found when the mask is drawn."""
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_a_mask_that_cannot_be_drawn(command, coco, kind):
+    change, words = BAD_MASKS[kind]
+    is_one_sentence(last_line(command(*coco(change))), "instances.json: annotation 7", *words, "correct or remove it")
 
 
 def test_a_mistake_in_a_later_stage_is_said_before_the_first_begins(command, recipe, tmp_path):
@@ -329,18 +457,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_intact(command, recipe, tmp_path,
         assert command("train", recipe).code == 0
     run = tmp_path / "runs" / "three_steps"
     before = contents(run / "last")
-    with monkeypatch.context() as patch:
-        if what == "weights":
-            small_files(100_000)
-        else:
-
-            def full(*_args, **_kwargs):
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-            patch.setattr(torch, "save", full)
-        done = command("train", recipe)
-        small_files(resource.RLIM_INFINITY)
+    sizes = {path.name: len(content) for path, content in before.items()}
+    weights, state = sizes["model.safetensors"], sizes["state.pt"]
+    assert state > 1.2 * weights > 1.2 * sizes["tokenizer.json"], "the limits below hit another file"
+    small_files(int(0.9 * weights) if what == "weights" else int(0.9 * state))
+    done = command("train", recipe)
+    small_files(resource.RLIM_INFINITY)
     is_one_sentence(last_line(done), run / "last", "the checkpoint that was there is intact", "free some space")
+    assert ("state.pt" in done.err) == (what == "state")
     assert contents(run / "last") == before
     assert not list(run.glob(".*"))
     assert command("train", recipe).code == 0  # with space again, the run goes on
@@ -368,8 +492,25 @@ def rotated(path):
     photo().save(path, exif=exif)
 
 
+@pytest.mark.parametrize("how", ["--json", "--stream"])
+def test_an_answer_that_fills_the_context_is_cut_and_says_so(command, photo_file, tiny_checkpoint, tmp_path, how):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    llava = json.loads((folder / "config.json").read_text())["llava_config"]
+    llava["text_config"]["max_position_embeddings"] = 60
+    config_with(llava_config=llava)(folder)
+    drawn = ["--max-new-tokens", "90", "--temperature", "5", "--no-grammar", how, "--out", "a.json"]
+    assert command("ask", photo_file, "What is this?", "--model", folder, *drawn).code == 0
+    answer = json.loads((tmp_path / "a.json").read_text())
+    assert answer["truncated"] and "the answer ends where this model's context of 60 tokens does" in answer["notes"]
+
+
+def gray16(path):
+    Image.fromarray(np.full((30, 40), 30000, np.uint16)).save(path)
+
+
 ACCEPTED = {
-    "16 bits": (".png", lambda p: Image.fromarray(np.full((30, 40), 30000, np.uint16)).save(p), "16 bits a channel"),
+    "16 bits": (".png", gray16, "16 bits a channel"),
     "CMYK": (".jpg", lambda p: photo().convert("CMYK").save(p), "CMYK"),
     "alpha": (".png", lambda p: Image.new("RGBA", (40, 30), (9, 9, 9, 90)).save(p), "over white"),
     "animated": (
@@ -391,6 +532,19 @@ def test_what_was_done_to_an_image_is_said(command, tmp_path, tiny_checkpoint, k
     assert any(words in note and str(path) in note for note in notes)
     shown = command(*asked)
     assert shown.code == 0 and words in shown.out
+
+
+def test_a_file_whose_name_is_not_utf_8(command, tmp_path, tiny_checkpoint):
+    path = tmp_path / os.fsdecode("café.png".encode("latin-1"))
+    gray16(path)
+    asked = ["--model", tiny_checkpoint, "--max-new-tokens", "2"]
+    (note,) = json.loads(command("ask", path, "What is this?", *asked, "--json").out)["notes"][-1:]
+    assert "caf\ufffd.png has 16 bits" in note
+    assert command("ask", path, "What is this?", *asked).code == 0
+    done = command("ask", path, "What is this?", *asked, "--out", path.with_suffix(".html"))
+    assert done.code == 0 and "saved" in done.out and path.with_suffix(".html").stat().st_size
+    is_one_sentence(command("ask", path.with_suffix(".jpg"), "What is this?"), "caf\ufffd.jpg does not exist")
+    is_one_sentence(command("cfg", path.with_suffix(".yaml")), "no config at", "caf?.yaml")
 
 
 def test_a_marker_in_the_prompt_is_text_and_said(command, photo_file, tiny_checkpoint):

@@ -297,13 +297,13 @@ def test_eval_world_beside_another(command, tiny_checkpoint, tmp_path):
     few = ["count=2", "size=64", "tasks=[referring, vqa]", "resamples=0", "generation.max_new_tokens=3"]
     models = ["--model", tiny_checkpoint, "--beside", tmp_path / "twin"]
     (tmp_path / "twin").symlink_to(tiny_checkpoint)
-    done = command("eval", "eval/world", *few, *models, "--out", "r.json", "--out", "r.md", "--detail", "short")
+    done = command("eval", "eval/world", *few, *models, "--out", "r.json", "--out", "r.MD", "--detail", "short")
     assert done.code == 0 and "Held-out world" in done.out and "cIoU" in done.out and "mean_things" in done.out
     report = Report.load("r.json")
     assert report.columns == ("blind", "twin")
     assert all(row.beside["twin"] == row.value for row in report.rows)
     assert report.meta["model"] == str(tiny_checkpoint) and report.meta["seconds"] >= 0
-    assert "| twin |" in (tmp_path / "r.md").read_text()
+    assert "| twin |" in (tmp_path / "r.MD").read_text()
 
 
 def test_eval_names_checkpoints_apart(command, tiny_checkpoint):

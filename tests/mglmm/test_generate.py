@@ -386,6 +386,29 @@ def test_whatever_is_cut_says_so(tiny):
         assert len(each.logprobs) == len(each.ids) and max(each.logprobs, default=0) <= 0
 
 
+def test_an_answer_ends_where_the_context_does(grounder):
+    """Rows whose question is longer end earlier, each with what it would have said, and with all its states."""
+    options = GenerationOptions(max_new_tokens=24, grammar=False)
+    images, prompts = ready(grounder, MIXED[:6])
+    encoder, language = grounder.processor.encoder, grounder.model.llava.model.language_model
+    whole = complete(grounder.model, encoder, images, prompts, options)
+    assert not any(each.full for each in whole)
+    language.config.max_position_embeddings = len(encoder.prefix().ids) + 8 + max(len(each.ids) for each in prompts)
+    short = complete(grounder.model, encoder, images, prompts, options)
+    room = [language.config.max_position_embeddings - len(encoder.prefix().ids) - len(each.ids) for each in prompts]
+    assert min(room) == 8 and len(set(room)) > 2
+    for before, after, limit in zip(whole, short, room, strict=True):
+        cut = min(len(before.ids), limit)
+        assert after.ids == before.ids[:cut] and len(after.logprobs) == cut
+        assert after.full == (len(before.ids) >= limit and limit < 24)
+        assert after.truncated == (after.full or before.truncated)
+        num_states = after.ids.count(encoder.ids.seg)
+        assert len(after.states) == num_states
+        for state, wanted in zip(after.states, before.states, strict=False):
+            assert torch.allclose(state, wanted, atol=1e-4)
+    assert any(each.full for each in short)
+
+
 # Sampling
 
 

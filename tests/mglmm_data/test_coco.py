@@ -161,12 +161,40 @@ def test_a_missing_image_names_what_was_tried(write, tmp_path):
         ({"segmentation": "x"}, "annotation 10: its segmentation is str"),
         ({"category_id": 99}, "annotation 10: has category id 99, which is not among"),
         ({"image_id": 99}, "annotation 10: is on image id 99, which is not among"),
+        ({"category_id": [3]}, r"annotation 10: its category_id is \[3\], not a number or a text"),
+        ({"image_id": [1]}, r"annotations\[0\]: 'image_id' is \[1\]"),
+        (
+            {"segmentation": [square(2, 2), square(WIDTH, 2)]},
+            "annotation 10: a polygon lies outside .* from 40 to",
+        ),
+        ({"segmentation": [square(2, -8)]}, "annotation 10: a polygon lies outside .* its y go from -8 to 0, .*40x30"),
     ],
 )
 def test_wrong_annotations_are_named(write, data, change, match):
     data["annotations"][0].update(change)
     with pytest.raises(ValueError, match=rf"a\.json: {match}"):
         CocoSource(write())
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"name": "_"}, "category 3 is called '_', which is no word; rename or skip it"),
+        ({"name": " "}, "category 3 is called ' '"),
+        ({"id": 5}, "category id 5 is there twice"),
+        ({"id": [3]}, r"categories\[0\]: 'id' is \[3\]"),
+    ],
+)
+def test_wrong_categories_are_named(write, data, change, match):
+    data["categories"][0].update(change)
+    with pytest.raises(ValueError, match=rf"a\.json: {match}"):
+        CocoSource(write())
+
+
+def test_a_category_without_words_can_be_renamed_or_skipped(write, data):
+    data["categories"][3]["name"] = "_"
+    assert "truck" in CocoSource(write(), rename={"_": "truck"}).names
+    assert len(CocoSource(write(), skip_categories=["_"]).names) == 3
 
 
 def test_what_only_the_pixels_tell_is_named_when_read(write, data):
@@ -201,7 +229,10 @@ def test_an_annotation_without_pixels_is_left_out_and_said(write, data):
         ({"rename": {"dgo": "puppy"}}, "no category 'dgo' .*did you mean 'dog'"),
         ({"split": {"part": "valid"}}, "split.part is 'valid', did you mean 'validation'"),
         ({"split": {"validation_shares": 0.1}}, "unknown key 'validation_shares' in split, did you mean"),
-        ({"split": {"validation_share": 20}}, "share between 0 and 1"),
+        ({"split": {"validation_share": 20}}, "split.validation_share is 20.0; give a share between 0 and 1"),
+        ({"split": {"validation_share": "x"}}, "split.validation_share is 'x': .*valid number"),
+        ({"split": {"seed": 1.5}}, "split.seed is 1.5: .*valid integer"),
+        ({"split": {"part": ["train"]}}, r"split.part is \['train'\]: .*valid string"),
     ],
 )
 def test_wrong_options_name_the_near_miss(write, options, match):
