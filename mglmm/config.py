@@ -86,6 +86,10 @@ class StageConfig(Strict):
     losses: LossConfig = LossConfig()
     sources: dict[str, dict[str, Any]] = {}  # name -> spec of a source, see mglmm_data.registry
     weights: dict[str, float] = {}  # name -> weight in the mixture; 1 where not named
+    multiplicities: dict[str, float] = {}  # instead: name -> how often it is seen whole in an epoch; 1 where not named
+    temperature: float = Field(default=1.0, gt=0)  # shares of the draws are raised to 1 / temperature
+    batch_window: int = Field(default=1, gt=0)  # batches of like length are cut from so many batches' samples
+    on_error: Literal["fail", "count"] = "fail"  # a sample that cannot be read: stop, or leave it out and list it
     augment: dict[str, Any] | None = None
     share_prefix: bool = True  # conversations of an image share its tokens under a block mask
     prompts_per_image: int = Field(default=4, gt=0)  # masks prompted for in each image of a pixels stage
@@ -100,9 +104,14 @@ class StageConfig(Strict):
             raise ValueError(
                 f"stage {self.name!r} has no sources; name at least one, for example world: {{type: world}}"
             )
-        unknown = set(self.weights) - set(self.sources)
-        if unknown:
-            raise ValueError(f"weights name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}")
+        for name, given in (("weights", self.weights), ("multiplicities", self.multiplicities)):
+            unknown = set(given) - set(self.sources)
+            if unknown:
+                raise ValueError(
+                    f"{name} name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}"
+                )
+        if self.multiplicities and (self.weights or self.temperature != 1):
+            raise ValueError("multiplicities stand instead of weights and temperature; give one or the other")
         return self
 
 

@@ -13,6 +13,8 @@ from rich.text import Text
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from rich.progress import Progress
+
     from mglmm.answer import Answer, Phrase
     from mglmm.grounder import StreamEvent
 
@@ -114,3 +116,25 @@ def show_stream(console: Console, events: Iterable[StreamEvent]) -> Answer:
         console.file.write("\n")
     show_below(console, answer)
     return answer
+
+
+def progress() -> Progress:
+    """Bars on stderr, one a task; nothing where it is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars = Console(stderr=True)
+    return Progress(*columns, console=bars, disable=not bars.is_terminal)

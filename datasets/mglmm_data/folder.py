@@ -18,6 +18,7 @@ import numpy as np
 
 from mglmm_data.images import load_image
 from mglmm_data.masks import Size
+from mglmm_data.reading import OnError, Problems
 from mglmm_data.sample import Region, Sample
 from mglmm_data.telling import Kind, Named, Split, Teller, check_tasks, make_split, near, reading_order
 from mglmm_data.wording import readable
@@ -31,7 +32,8 @@ class FolderSource:
     """A folder as above as a `Source`; options as in `CocoSource`.
 
     Raises:
-        ValueError: a folder is missing or empty, masks have no image, or an image has no folder of masks.
+        ValueError: a folder is missing or empty; with `on_error: fail` also: masks have no image, or an image has no
+            folder of masks.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class FolderSource:
         turns: int = 1,
         seed: int = 0,
         mirror: str = "swap",
+        on_error: OnError = "fail",
     ) -> None:
         if kind not in ("instances", "parts"):
             raise ValueError(f"kind is {kind!r}{near(kind, ('instances', 'parts'))}")
         self.root, self.seed, self.mirror = Path(root), seed, mirror
+        self.problems = Problems(on_error)
         for name in ("images", "masks"):
             if not (self.root / name).is_dir():
                 raise ValueError(
@@ -57,19 +61,23 @@ class FolderSource:
         images: dict[str, Path] = {}
         for path in sorted((self.root / "images").iterdir()):
             if path.suffix.lower() in SUFFIXES:
-                if path.stem in images:
-                    raise ValueError(f"{images[path.stem]} and {path} share their masks' folder; rename one of them")
-                images[path.stem] = path
+                with self.problems.at(str(path)):
+                    if path.stem in images:
+                        raise ValueError(f"{images[path.stem]} has the same folder of masks; rename one of them")
+                    images[path.stem] = path
         if not images:
             raise ValueError(
                 f"{self.root / 'images'} holds no image; put pictures in it ({', '.join(sorted(SUFFIXES))})"
             )
         for folder in sorted((self.root / "masks").iterdir()):
-            if folder.is_dir() and folder.name not in images:
-                raise ValueError(
-                    f"{folder} has no image {self.root / 'images' / folder.name}.*; add it or remove the masks"
-                )
-        everything = {name: self._masks_of(name) for name in images}
+            with self.problems.at(str(self.root)):
+                if folder.is_dir() and folder.name not in images:
+                    raise ValueError(f"{folder} has no image {self.root / 'images' / folder.name}.*: masks without it")
+        everything: dict[str, dict[str, list[Path]]] = {}
+        for name in images:
+            with self.problems.at(str(self.root)):
+                everything[name] = self._masks_of(name)
+        images = {name: path for name, path in images.items() if name in everything}
         self.names = tuple(sorted({phrase for phrases in everything.values() for phrase in phrases}))
         self._teller = Teller(
             kind=kind,
@@ -82,7 +90,7 @@ class FolderSource:
         self._pictures: list[tuple[Path, dict[str, list[Path]]]] = []
         for name, path in images.items():
             named = [Named(phrase, tuple(range(len(files)))) for phrase, files in everything[name].items()]
-            if name in chosen and self._teller.subjects(named, ()):
+            if name in chosen and self._teller.subjects(named, (), with_regions=True):
                 self._pictures.append((path, everything[name]))
         if not self._pictures:
             raise ValueError(f"{self.root} has no image to ask about with this split and these tasks; change them")
@@ -120,10 +128,12 @@ class FolderSource:
             new = [Region.of_mask(read_mask(mask, loaded.size), phrase) for mask in masks]
             named.append(Named(phrase, tuple(range(len(regions), len(regions) + len(new)))))
             regions += [new[i] for i in reading_order(new)]
+        rng = np.random.default_rng([self.seed, index, epoch])
+        conversations = self._teller.tell(named, (), rng, regions=regions)
         return Sample(
             image=loaded.pixels,
             regions=tuple(regions),
-            conversations=self._teller.tell(named, (), np.random.default_rng([self.seed, index, epoch])),
+            conversations=conversations,
             id=f"{self.root.name}/{path.stem}",
             meta={
                 "source": "folder",

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
+import cv2
 import numpy as np
 import pycocotools.mask
 
 coco: Any = pycocotools.mask  # its type stubs know fewer forms of masks than it takes
 Size = tuple[int, int]
 """(H, W), px."""
-
-
-REACH = 100_000
-"""px; beyond it, and for NaN, pycocotools reads and writes where it must not."""
+FARTHEST = 1e6
+"""px; a polygon's number beyond this is damage, and more than pycocotools' 32 bits can hold at its scale."""
 
 
 class Rle(TypedDict):
@@ -32,7 +31,8 @@ def encode(mask: np.ndarray) -> Rle:
     """`bool[H, W]` to compressed COCO RLE."""
     if mask.ndim != 2:
         raise ValueError(f"a mask has shape (H, W), not {mask.shape}")
-    raw = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    # cv2 transposes eight times as fast as numpy, and pycocotools wants columns.
+    raw = coco.encode(cv2.transpose(np.ascontiguousarray(mask, dtype=np.uint8)).T)
     return Rle(size=[int(side) for side in raw["size"]], counts=raw["counts"].decode("ascii"))
 
 
@@ -42,42 +42,64 @@ def decode(rle: Rle | dict[str, Any], size: Size | None = None) -> np.ndarray:
     Raises:
         ValueError: `size` is given and the RLE is of another size, or its counts do not fill its own size.
     """
-    own = (int(rle["size"][0]), int(rle["size"][1]))
-    if size is not None and own != tuple(size):
-        raise ValueError(f"the RLE is of size {own}, the image of {tuple(size)} (height, width)")
-    counts = rle["counts"]
-    packed: dict[str, Any] = {"size": list(own), "counts": counts}
-    if isinstance(counts, list):
-        if any(not isinstance(count, int) or count < 0 for count in counts):
-            raise ValueError("the RLE's counts are not all whole numbers from 0; export it again")
-        covered = sum(counts)
-        packed = packed if covered != own[0] * own[1] else coco.frPyObjects(packed, *own)
-    else:
-        packed["counts"] = counts.encode("ascii") if isinstance(counts, str) else counts
-        covered = _covered(packed["counts"])
-    if covered != own[0] * own[1]:
-        raise ValueError(f"the RLE's counts sum to {covered}, its size {own} has {own[0] * own[1]} pixels")
-    return coco.decode(packed).astype(bool)
+    return _drawn(packed(rle, size))
 
 
-def _covered(counts: bytes) -> int:
-    """Pixels that compressed counts cover; pycocotools leaves those that they do not cover as memory had them.
+def _drawn(rle: Rle) -> np.ndarray:
+    """`bool[H, W]`, row by row in memory, of an RLE that is checked."""
+    return cv2.transpose(coco.decode(rle).T).view(bool)
 
-    Source: `rleFrString` in `maskApi.c`: 5 bits a letter, bit 5 says that more follow, each run but the first three
-    is a difference to the last but one.
+
+def packed(rle: Any, size: Size | None = None) -> Rle:
+    """COCO RLE (counts as text, bytes or a plain list) as compressed RLE, checked; its pixels are not drawn.
+
+    Raises:
+        ValueError: a field is missing or of a wrong type, or as in `decode`.
     """
-    letters = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((letters & 32) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(letters)) - np.repeat(starts, ends - starts + 1)[: len(letters)] if len(ends) else letters
-    if not len(ends) or ends[-1] != len(letters) - 1:
-        raise ValueError("the RLE's counts end in the middle of a number; export it again")
-    values = np.add.reduceat((letters & 31) << (5 * place), starts)
-    values -= np.where(letters[ends] & 16, np.int64(1) << (5 * (ends - starts + 1)), 0)
-    runs = values.copy()
-    runs[1::2] = np.cumsum(values[1::2])
-    runs[2::2] = np.cumsum(values[2::2])
-    return int(runs.sum())
+    if not isinstance(rle, dict) or "size" not in rle or "counts" not in rle:
+        raise ValueError(f"an RLE is an object with size and counts, not {rle!r:.60}")
+    try:
+        height, width = (int(side) for side in rle["size"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the RLE's size is {rle['size']!r:.60}; give [height, width]") from error
+    if height < 1 or width < 1:
+        raise ValueError(f"the RLE is of size {(height, width)}; each side has at least 1 pixel")
+    if size is not None and (height, width) != tuple(size):
+        raise ValueError(f"the RLE is of size {(height, width)}, the image of {tuple(size)} (height, width)")
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        if not all(isinstance(run, int) and run >= 0 for run in counts):
+            raise ValueError("the RLE's counts hold something else than whole numbers from 0 on")
+        if sum(counts) != height * width:
+            raise ValueError(
+                f"the RLE's counts sum to {sum(counts)}, its size {(height, width)} has {height * width} pixels"
+            )
+        raw = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+    elif isinstance(counts, (str, bytes)):
+        raw = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
+        check_counts(raw, (height, width))
+    else:
+        raise ValueError(f"the RLE's counts are {type(counts).__name__}; give text or a list of runs")
+    return Rle(size=[height, width], counts=raw.decode("ascii"))
+
+
+def check_counts(counts: bytes, size: Size) -> None:
+    """Refuse compressed counts that do not fill their size: pycocotools leaves the rest of the mask uninitialised."""
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((codes & 0x20) == 0)
+    broken = not len(codes) or codes.min() < 0 or codes.max() > 63 or not len(ends) or ends[-1] != len(codes) - 1
+    if not broken:
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        places = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+        broken = places.max() > 6
+        if not broken:
+            runs = np.add.reduceat((codes & 0x1F) << (5 * places), starts)
+            runs -= np.where(codes[ends] & 0x10, 1 << (5 * (places[ends] + 1)), 0)
+            for first in (1, 2):  # from the fourth on, a run is stored as the difference to the one two before
+                runs[first::2] = np.cumsum(runs[first::2])
+            broken = bool(runs.min() < 0 or runs.sum() != size[0] * size[1])
+    if broken:
+        raise ValueError(f"the RLE's counts do not fill its size {size}: it is damaged or of another size")
 
 
 def from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
@@ -86,25 +108,43 @@ def from_polygons(polygons: list[list[float]], size: Size) -> np.ndarray:
     Raises:
         ValueError: a polygon has an odd number of coordinates or fewer than three points.
     """
+    return _drawn(rle_of_polygons(polygons, size))
+
+
+def rle_of_polygons(polygons: list[list[float]], size: Size) -> Rle:
+    """As `from_polygons`, to RLE, which costs no pixels."""
     for polygon in polygons:
+        if not isinstance(polygon, list) or not all(isinstance(value, (int, float)) for value in polygon):
+            raise ValueError(f"a polygon is a list of numbers; this one is {polygon!r:.60}")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 f"a polygon needs at least 3 points (6 numbers, in pairs); this one has {len(polygon)} numbers"
             )
-        if not all(isinstance(value, (int, float)) and -REACH < value < REACH for value in polygon):
-            raise ValueError(f"a polygon's coordinates are not all numbers between -{REACH:,} and {REACH:,} px")
+        if not np.isfinite(polygon).all() or max(map(abs, polygon)) > FARTHEST:
+            raise ValueError(f"a polygon holds {max(polygon, key=lambda v: abs(v) if v == v else np.inf)}, far outside")
     if not polygons:
-        return np.zeros(size, bool)
-    rles = coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size)
-    return coco.decode(coco.merge(rles)).astype(bool)
+        return encode(np.zeros(size, bool))
+    joined = coco.merge(coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size))
+    return Rle(size=[int(side) for side in joined["size"]], counts=joined["counts"].decode("ascii"))
 
 
 def from_segmentation(segmentation: Any, size: Size) -> np.ndarray:
     """Whatever COCO's `segmentation` field holds (polygons, RLE, uncompressed RLE) to `bool[H, W]`."""
+    return coco.decode(rle_of_segmentation(segmentation, size)).astype(bool)
+
+
+def rle_of_segmentation(segmentation: Any, size: Size) -> Rle:
+    """As `from_segmentation`, to RLE; a list of RLEs (RefCLEF) is joined.
+
+    Raises:
+        ValueError: it is neither, or as in `packed` and `from_polygons`.
+    """
     if isinstance(segmentation, dict):
-        return decode(segmentation, size)
+        return packed(segmentation, size)
     if isinstance(segmentation, list):
-        return from_polygons(segmentation, size)
+        if segmentation and all(isinstance(item, dict) for item in segmentation):
+            return merged([packed(item, size) for item in segmentation], size)
+        return rle_of_polygons(segmentation, size)
     raise ValueError(f"segmentation is a {type(segmentation).__name__}; expected polygons (a list) or an RLE (a dict)")
 
 
@@ -113,12 +153,49 @@ def from_label_map(labels: np.ndarray, value: int) -> np.ndarray:
     return labels == value
 
 
-def to_polygons(mask: np.ndarray) -> list[list[float]]:
-    """Outer contours of `bool[H, W]` as COCO polygons, px; holes are lost, pieces below 3 points too."""
-    import cv2
+def rles_of_labels(labels: np.ndarray) -> dict[int, Rle]:
+    """Every value of a label map `int[H, W]` and its mask, from one pass over the pixels."""
+    height, width = labels.shape
+    flat = np.ascontiguousarray(labels.T).reshape(-1)
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
+    ends, values = np.append(starts[1:], flat.size), flat[starts]
+    order = np.argsort(values, kind="stable")
+    firsts = np.flatnonzero(np.concatenate([[True], np.diff(values[order].astype(np.int64)) != 0]))
+    found = {}
+    for runs in np.split(order, firsts[1:]):
+        borders = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)
+        counts = np.diff(borders, prepend=0, append=flat.size).tolist()
+        counts = counts if counts[-1] else counts[:-1]  # pycocotools stores no empty run at the end
+        raw = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+        found[int(values[runs[0]])] = Rle(size=[height, width], counts=raw.decode("ascii"))
+    return found
 
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return [contour.reshape(-1).astype(float).tolist() for contour in contours if len(contour) >= 3]
+
+def to_polygons(mask: np.ndarray) -> list[list[float]]:
+    """`bool[H, W]` as COCO polygons along the pixels' edges, px; `from_polygons` gives exactly the same mask back.
+
+    One polygon for each connected piece; a hole is cut out by a path that is walked there and back.
+    """
+    # Doubled, a pixel's two sides fall on different samples; (c + 1) // 2 brings them to the pixel's two edges.
+    fine = np.kron(mask.astype(np.uint8), np.ones((2, 2), np.uint8))
+    lines, tree = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [_corners((line.reshape(-1, 2) + 1) // 2) for line in lines]
+    polygons = []
+    family: Any = tree[0] if len(rings) else ()  # of each ring: next, previous, first hole, outer ring; -1 for none
+    for number, (_, _, hole, outer) in enumerate(family):
+        if outer >= 0:
+            continue
+        path = rings[number]
+        while hole >= 0:
+            path = np.concatenate([path, path[:1], rings[hole], rings[hole][:1], path[:1]])
+            hole = family[hole][0]
+        polygons.append(path.reshape(-1).astype(float).tolist())
+    return polygons
+
+
+def _corners(line: np.ndarray) -> np.ndarray:
+    """A closed line, int[N, 2], without points that repeat the one before."""
+    return line[(line != np.roll(line, 1, axis=0)).any(1)]
 
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float] | None:
@@ -127,6 +204,26 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float] | None:
     if not len(rows):
         return None
     return float(cols[0]), float(rows[0]), float(cols[-1] + 1), float(rows[-1] + 1)
+
+
+def bounds_of(rle: Rle) -> tuple[float, float, float, float] | None:
+    """As `box_of`, from RLE, without its pixels."""
+    x, y, width, height = (float(value) for value in coco.toBbox(rle))
+    return (x, y, x + width, y + height) if width and height else None
+
+
+def area_of(rle: Rle) -> int:
+    """Pixels in the mask."""
+    return int(coco.area(rle))
+
+
+def merged(rles: list[Rle], size: Size) -> Rle:
+    """Logical or of masks in RLE; none give an empty one."""
+    if not rles:
+        return encode(np.zeros(size, bool))
+    joined = coco.merge(rles) if len(rles) > 1 else rles[0]
+    counts = joined["counts"]
+    return Rle(size=list(size), counts=counts.decode("ascii") if isinstance(counts, bytes) else counts)
 
 
 def union(masks: list[np.ndarray], size: Size) -> np.ndarray:

@@ -8,11 +8,44 @@ from typing import Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
+from mglmm_data.ade20k import Ade20kFullSource, Ade20kSource
+from mglmm_data.camvid import CamVidSource
+from mglmm_data.captions import CaptionSource
+from mglmm_data.carparts import CarPartsSource
 from mglmm_data.coco import CocoSource
+from mglmm_data.coco_panoptic import CocoPanopticSource
+from mglmm_data.cocostuff import CocoStuffSource
+from mglmm_data.dci import DciSource
+from mglmm_data.eval_inputs import Benchmark
+from mglmm_data.fashionpedia import FashionpediaSource
+from mglmm_data.flickr_entities import FlickrEntities
 from mglmm_data.folder import FolderSource
+from mglmm_data.grand import GranDSource
+from mglmm_data.grandf import GranDfSource
+from mglmm_data.grefcoco import gref_source
+from mglmm_data.grit import GritSource
+from mglmm_data.jsonl import JsonlSource
+from mglmm_data.labelme import LabelmeSource
+from mglmm_data.llava_instruct import LlavaInstruct
+from mglmm_data.lvis import LvisSource
+from mglmm_data.mapillary import MapillarySource
+from mglmm_data.mgscdata import MgscSource
+from mglmm_data.muse import MuseSource
+from mglmm_data.osprey import OspreySource
+from mglmm_data.paco import PacoSource
+from mglmm_data.pascal_part import PascalPartSource
+from mglmm_data.reasonseg import ReasonSource
+from mglmm_data.rec import RecSource
+from mglmm_data.refer import ReferSource
+from mglmm_data.region_captions import RegionCaptions
+from mglmm_data.sa1b import Sa1bSource
 from mglmm_data.sample import Sample
+from mglmm_data.stream import ShardSource
 from mglmm_data.telling import near
+from mglmm_data.visual_genome import VisualGenome
+from mglmm_data.voc import VocSource
 from mglmm_data.world.source import World
+from mglmm_data.yolo import YoloSource
 
 
 @runtime_checkable
@@ -24,8 +57,58 @@ class Source(Protocol):
     def sample(self, index: int, epoch: int = 0) -> Sample: ...
 
 
-SOURCES: dict[str, Callable[..., Source]] = {"world": World, "coco": CocoSource, "folder": FolderSource}
+SOURCES: dict[str, Callable[..., Source]] = {
+    "world": World,
+    "coco": CocoSource,
+    "folder": FolderSource,
+    "ade20k": Ade20kSource,
+    "ade20k_full": Ade20kFullSource,
+    "cocostuff": CocoStuffSource,
+    "mapillary": MapillarySource,
+    "paco_lvis": PacoSource,
+    "pascal_part": PascalPartSource,
+    "camvid": CamVidSource,
+    "carparts": CarPartsSource,
+    "lvis": LvisSource,
+    "fashionpedia": FashionpediaSource,
+    "labelme": LabelmeSource,
+    "voc": VocSource,
+    "yolo": YoloSource,
+    "coco_panoptic": CocoPanopticSource,
+    "jsonl": JsonlSource,
+    "shards": ShardSource,
+    "captions": CaptionSource,
+    "llava_instruct": LlavaInstruct,
+    "flickr_entities": FlickrEntities,
+    "visual_genome": VisualGenome,
+    "region_captions": RegionCaptions,
+    "benchmark": Benchmark,
+    "grit": GritSource,
+    "refer": ReferSource,
+    "grefcoco": gref_source,
+    "rec": RecSource,
+    "reasonseg": ReasonSource,
+    "muse": MuseSource,
+    "grandf": GranDfSource,
+    "grand": GranDSource,
+    "mgscdata": MgscSource,
+    "sa1b": Sa1bSource,
+    "osprey": OspreySource,
+    "dci": DciSource,
+}
 """type -> class; its parameters are the keys of the config."""
+
+
+def make_tolerant_source(spec: Mapping[str, Any], on_error: str) -> Source:
+    """`make_source`, where a source that knows `on_error` gets this one unless the spec says another."""
+    if spec.get("type") == "dataset" and "name" in spec:
+        from mglmm_data.resolver import resolve
+
+        spec = resolve(**{key: value for key, value in spec.items() if key != "type"})
+    kind = SOURCES.get(str(spec.get("type")))
+    if kind is not None and "on_error" in inspect.signature(kind).parameters:
+        spec = {"on_error": on_error, **spec}
+    return make_source(spec)
 
 
 def make_source(spec: Mapping[str, Any]) -> Source:
@@ -37,6 +120,12 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     """
     if "type" not in spec:
         raise ValueError(f"a source needs a type; known: {', '.join(sorted(SOURCES))}")
+    if spec["type"] == "dataset":
+        from mglmm_data.resolver import resolve
+
+        if "name" not in spec:
+            raise ValueError("a source of type 'dataset' needs a name, for example {type: dataset, name: refcoco}")
+        spec = resolve(**{key: value for key, value in spec.items() if key != "type"})
     kind = spec["type"]
     if kind not in SOURCES:
         raise ValueError(f"no source of type {kind!r}{near(kind, SOURCES)}")

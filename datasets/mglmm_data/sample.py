@@ -95,7 +95,9 @@ class Region:
     @cached_property
     def bounds(self) -> Box | None:
         """Tight box of the region, px; None when a mask is empty."""
-        return self.box if self.box is not None else masks.box_of(self.mask)
+        if self.box is not None:
+            return self.box
+        return masks.bounds_of(masks.packed(self.rle)) if self.rle is not None else masks.box_of(self.mask)
 
 
 @dataclass(frozen=True)

@@ -12,30 +12,50 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from mglmm_data import wording
-from mglmm_data.sample import Conversation, Region, Turn, compose
+from mglmm_data.sample import Conversation, Mention, Region, Turn, compose
+from mglmm_data.world import templates
 
-TASKS = ("fine", "panoptic", "referring", "absent", "caption")
-Kind = Literal["instances", "parts"]
+TASKS = ("fine", "panoptic", "referring", "absent", "caption", "region", "box")
+Kind = Literal["instances", "parts", "classes", "objects"]
+"""What an annotation is: an object; a part of the one object shown; all there is of a class (a label map); an object or
+a part of one (`seat of the bench`)."""
+SERVED: dict[Kind, tuple[str, ...]] = {
+    "parts": ("fine", "referring", "absent", "caption", "region", "box"),
+    "instances": ("panoptic", "referring", "absent", "caption", "region", "box"),
+    "classes": ("panoptic", "referring", "absent", "caption", "region"),
+    "objects": TASKS,
+}
+"""The tasks that annotations of a kind can serve; what is said of a class as a whole has no sensible box."""
 SEVERAL_SHARE = 0.35
 """How often an absent target is asked for in the plural; among present ones of COCO it is about as often."""
 DEFAULT_TASKS: dict[Kind, dict[str, float]] = {
     "parts": {"fine": 2.0, "referring": 1.0, "absent": 1.0},
     "instances": {"panoptic": 2.0, "referring": 1.0, "absent": 1.0, "caption": 1.0},
+    "classes": {"panoptic": 2.0, "referring": 2.0, "absent": 1.0, "region": 1.0},
+    "objects": {"panoptic": 1.0, "fine": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0},
 }
 
 
 @dataclass(frozen=True)
 class Named:
-    """A name and its regions in an image, in reading order; not `complete` where not each one is marked on its own."""
+    """A name and its regions in an image, in reading order; not `complete` where not each one is marked on its own.
+
+    `of` is the object whose part this is (`seat of the bench`: `bench`); `details` are words about each region; `stuff`
+    is not counted (`the sky`).
+    """
 
     name: str
     regions: tuple[int, ...]
     complete: bool = True
+    of: str = ""
+    details: tuple[str, ...] = ()
+    stuff: bool = False
 
 
 @checked(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -96,8 +116,7 @@ def check_tasks(tasks: Mapping[str, float] | None, kind: Kind, has_captions: boo
     chosen = dict(DEFAULT_TASKS[kind] if tasks is None else tasks)
     if tasks is None and not has_captions:
         chosen.pop("caption", None)
-    listing = "fine" if kind == "parts" else "panoptic"
-    known = [task for task in TASKS if task not in ("fine", "panoptic") or task == listing]
+    known = SERVED[kind]
     for task, weight in chosen.items():
         if task not in known:
             raise ValueError(f"no task {task!r} for annotations of kind {kind!r}{near(task, known)}")
@@ -121,6 +140,22 @@ def reading_order(regions: Sequence[Region]) -> list[int]:
     return sorted(range(len(regions)), key=place)
 
 
+def pointed(region: Region, kind: str, rng: np.random.Generator) -> Region:
+    """How a user points at a region: its box, or a point well inside it (at least half as deep as the deepest)."""
+    bounds = region.bounds
+    if bounds is None:
+        raise ValueError(f"region {region.label!r} is empty; nothing can point at it")
+    if kind == "box":
+        return Region(size=region.size, box=bounds, label=region.label)
+    left, top, right, bottom = (round(side) for side in bounds)
+    inside = np.pad(region.mask[top:bottom, left:right], 1).astype(np.uint8)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    rows, columns = np.nonzero(depth >= depth.max() / 2)
+    choice = int(rng.integers(len(rows)))
+    point = (left + float(columns[choice]) + 0.5, top + float(rows[choice]) + 0.5)
+    return Region(size=region.size, point=point, label=region.label)
+
+
 class Teller:
     """Draws conversations about one kind of annotation.
 
@@ -135,23 +170,73 @@ class Teller:
         self.kind, self.names, self.tasks, self.turns = kind, tuple(names), dict(tasks), turns
         self.object_name = object_name
 
-    def subjects(self, named: Sequence[Named], captions: Sequence[str]) -> dict[str, list[Any]]:
-        """What each wanted task could be about in an image; tasks about which nothing can be asked are left out."""
+    def subjects(
+        self,
+        named: Sequence[Named],
+        captions: Sequence[str],
+        *,
+        with_regions: bool = False,
+        absent: Sequence[str] | None = None,
+    ) -> dict[str, list[Any]]:
+        """What each wanted task could be about in an image; tasks about which nothing can be asked are left out.
+
+        Args:
+            with_regions: regions may be asked about (`region`, `box`).
+            absent: names that are known not to be there; by default all that are not named.
+        """
         here = {item.name for item in named}
+        told = [item for item in named if item.regions]
+        clear = [item for item in told if item.complete]
         every: dict[str, list[Any]] = {
-            "fine": [[item for item in named if item.regions]] if any(item.regions for item in named) else [],
-            "referring": [item for item in named if item.complete and item.regions],
-            "absent": [name for name in self.names if name not in here],
+            "fine": self._groups(told),
+            "panoptic": [[item for item in told if not item.of]] if any(not item.of for item in told) else [],
+            "referring": clear,
+            "absent": [name for name in (self.names if absent is None else absent) if name not in here],
             "caption": list(captions),
+            "region": [(item, place) for item in clear for place in range(len(item.regions))] if with_regions else [],
+            "box": [item for item in clear if len(item.regions) == 1 and not item.stuff] if with_regions else [],
         }
-        every["panoptic"] = every["fine"]
         return {task: every[task] for task in self.tasks if every[task]}
 
+    def _groups(self, told: Sequence[Named]) -> list[list[Named]]:
+        """The parts that are listed together: all of them, or those of each object."""
+        if self.kind != "objects":
+            return [list(told)] if told else []
+        owners = dict.fromkeys(item.of for item in told if item.of)
+        return [[item for item in told if item.of == owner] for owner in owners]
+
+    def asks(self, named: Sequence[Named], *, num_captions: int = 0, num_absent: int | None = None) -> bool:
+        """Whether there is anything to ask about an image, without drawing it: `num_absent` as `absent` in `tell`."""
+        told = [item for item in named if item.regions]
+        clear = any(item.complete for item in told)
+        answers = {
+            "fine": bool(self._groups(told)),
+            "panoptic": any(not item.of for item in told),
+            "referring": clear,
+            "absent": (len(self.names) - len(named) if num_absent is None else num_absent) > 0,
+            "caption": num_captions > 0,
+            "region": clear,
+            "box": any(item.complete and len(item.regions) == 1 and not item.stuff for item in told),
+        }
+        return any(answers[task] for task in self.tasks)
+
     def tell(
-        self, named: Sequence[Named], captions: Sequence[str], rng: np.random.Generator
+        self,
+        named: Sequence[Named],
+        captions: Sequence[str],
+        rng: np.random.Generator,
+        *,
+        regions: list[Region] | None = None,
+        absent: Sequence[str] | None = None,
     ) -> tuple[Conversation, ...]:
-        """Up to `turns` different conversations; fewer where an image has not more to ask about, none where nothing."""
-        left = {task: list(subjects) for task, subjects in self.subjects(named, captions).items()}
+        """Up to `turns` different conversations; fewer where an image has not more to ask about, none where nothing.
+
+        Args:
+            regions: of the sample; those a user points with are appended. None: no such questions.
+            absent: as in `subjects`.
+        """
+        choices = self.subjects(named, captions, with_regions=regions is not None, absent=absent)
+        left = {task: list(subjects) for task, subjects in choices.items()}
         conversations: list[Conversation] = []
         while left and len(conversations) < self.turns:
             weights = np.array([self.tasks[task] for task in left])
@@ -159,36 +244,66 @@ class Teller:
             subject = left[task].pop(int(rng.integers(len(left[task]))))
             if not left[task]:
                 del left[task]
-            conversations.append(self._write(task, subject, rng))
+            if task == "region":
+                item, place = subject
+                conversations.append(self._name_region(item, place, regions if regions is not None else [], rng))
+            else:
+                conversations.append(self._write(task, subject, rng))
         return tuple(conversations)
+
+    def _name_region(self, item: Named, place: int, regions: list[Region], rng: np.random.Generator) -> Conversation:
+        """The user points at a region, with a mask, a box or a point; the answer names it."""
+        target = item.regions[place]
+        kind = ("mask", "box", "point")[int(rng.integers(3))]
+        if kind != "mask":
+            regions.append(pointed(regions[target], kind, rng))
+        words = templates.REGION_WORDS[int(rng.integers(len(templates.REGION_WORDS)))]
+        asked = templates.NAME_PART if item.of or self.kind == "parts" else templates.NAME_THING
+        question = asked[int(rng.integers(len(asked)))]
+        start = question.index("{r}")
+        given = target if kind == "mask" else len(regions) - 1
+        mention = Mention(start, start + len(words), given)
+        if self.kind == "parts" or item.of:
+            name = wording.definite(item.name)
+        else:
+            name = item.name if self.kind == "classes" or item.stuff else wording.counted(item.name, 1)
+        detail = item.details[place] if item.details else ""
+        answer = f"{name}, {detail}." if detail else f"{name}."
+        user = Turn("user", question.format(r=words), mentions=(mention,))
+        return Conversation((user, Turn("assistant", answer)), task="region", kind=kind)
 
     def _write(self, task: str, subject: Any, rng: np.random.Generator) -> Conversation:
         kind, asked, name, several = "", task, self.object_name, False
         if task in ("fine", "panoptic"):
+            name = subject[0].of or name
             text, phrases = wording.listing([(self._listed(item), item.regions) for item in subject])
-        elif task == "referring":
+        elif task in ("referring", "box"):
             several = len(subject.regions) > 1
             name = wording.plural(subject.name) if several else subject.name
             text, phrases = compose((wording.definite(name), subject.regions), ".")
         elif task == "absent":
-            several = self.kind == "instances" and bool(rng.random() < SEVERAL_SHARE)
+            several = self.kind in ("instances", "objects") and bool(rng.random() < SEVERAL_SHARE)
             name = wording.plural(subject) if several else subject
             text, phrases = wording.not_there(name), ()
         else:
             text, phrases = subject, ()
         about = wording.definite(name)
-        if task in ("referring", "absent"):
+        if task in ("referring", "absent", "box"):
             kind = "several" if several else "unique"
-            asked = "several" if several or wording.is_plural(name) else "one"
+            asked = "box" if task == "box" else "several" if several or wording.is_plural(name) else "one"
             if self.kind == "parts":
                 about += f" of the {self.object_name}"
             elif several and about.startswith("the "):
                 about = f"all {about}"
         wordings = wording.QUESTIONS[asked]
         question = wordings[int(rng.integers(len(wordings)))].format(x=about)
-        return Conversation((Turn("user", question), Turn("assistant", text, phrases)), task=task, kind=kind)
+        answer = Turn("assistant", text, phrases, grounding="box" if task == "box" else "mask")
+        return Conversation((Turn("user", question), answer), task=task, kind=kind)
 
     def _listed(self, item: Named) -> str:
-        if self.kind == "parts":
+        if item.of:
+            part = item.name.removesuffix(wording.part_of("", item.of))
+            return wording.definite(wording.plural(part) if len(item.regions) > 1 else part)
+        if self.kind in ("parts", "classes") or item.stuff:
             return wording.definite(item.name)
         return wording.counted(item.name, len(item.regions) if item.complete else None)

@@ -6,6 +6,7 @@ world's, so that a model goes from one to the other, and a score of free-running
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from mglmm_data.sample import Grounding, compose
@@ -27,6 +28,40 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "one": templates.FIND_ONE,
     "several": templates.FIND_SEVERAL,
     "caption": templates.CAPTION,
+    "any": tuple(words for words in templates.FIND_ONE if words in templates.FIND_SEVERAL),
+    "box": templates.FIND_BOX,
+    "grounded": (
+        "Describe the image and segment everything you mention.",
+        "Please describe this picture in detail, with a mask for every phrase.",
+        "Write a description of the scene and ground each phrase.",
+        "What is going on here? Show what you speak of.",
+        "Tell me about this image and mark each thing you name.",
+        "Give a caption, and segment the things in it.",
+    ),
+    "grounded_box": (
+        "Describe the image, with a box for everything you mention.",
+        "Write a description of the scene and give each thing's box.",
+        "Tell me about this image and draw a box around each thing you name.",
+    ),
+    "subtree": (
+        "Describe {x} in the image in detail, with a mask for every part.",
+        "What does {x} look like? Segment everything you mention.",
+        "Tell me more about {x} and mark what you name.",
+        "Look closely at {x}: what is there? Segment it all.",
+    ),
+    "region": (
+        "Describe {r} in detail.",
+        "What can you tell me about {r}?",
+        "What do you see in {r}?",
+        "Tell me about {r} and what is around it.",
+        "Please give a description of {r}.",
+    ),
+    "prompted": (
+        "Segment {r}.",
+        "Give the exact mask of {r}.",
+        "Outline {r} precisely.",
+        "Which pixels belong to {r}?",
+    ),
 }
 """What is asked -> wordings, `{x}` for what it is about; shared with the world wherever the same is asked."""
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -57,6 +92,26 @@ IRREGULAR = {
 }  # fmt: skip
 
 
+def bare(names: Sequence[str]) -> list[str]:
+    """Category names as words, without what dictionaries add: `mouse_(computer_equipment)`, `shirt, blouse`.
+
+    An addition stays where two names would become one without it (`bow_(weapon)`, `bow_(decorative_ribbons)`).
+    """
+    short = [readable(re.sub(r"_?\([^)]*\)", "", name).split(",")[0]) or readable(name) for name in names]
+    return [one if short.count(one) == 1 else readable(name) for one, name in zip(short, names, strict=True)]
+
+
+def part_of(part: str, owner: str) -> str:
+    """`seat`, `bench` become `seat of the bench`."""
+    return f"{part} of {definite(owner)}"
+
+
+def _head(name: str) -> tuple[str, str]:
+    """A part's own name and the rest: `seat`, ` of the bench`."""
+    head, of, rest = name.partition(" of the ")
+    return head, of + rest
+
+
 def readable(name: str) -> str:
     """A category or file name as words: `back_left_door` becomes `back left door`."""
     return " ".join(name.replace("_", " ").split())
@@ -64,7 +119,7 @@ def readable(name: str) -> str:
 
 def is_plural(name: str) -> bool:
     """Whether a name already speaks of several (`wheels`, `skis`, `scissors`; not `glass`, `bus`)."""
-    last = name.split()[-1]
+    last = _head(name)[0].split()[-1]
     return (
         last in IRREGULAR.values() and last not in IRREGULAR or last.endswith("s") and not last.endswith(("ss", "us"))
     )
@@ -72,7 +127,8 @@ def is_plural(name: str) -> bool:
 
 def plural(name: str) -> str:
     """The plural of a noun phrase by its last word: `wine glass` becomes `wine glasses`."""
-    *front, last = name.split()
+    head, rest = _head(name)
+    *front, last = head.split()
     if is_plural(name):
         return name
     if last in IRREGULAR:
@@ -83,7 +139,7 @@ def plural(name: str) -> str:
         last = last[:-1] + "ies"
     else:
         last += "s"
-    return " ".join([*front, last])
+    return " ".join([*front, last]) + rest
 
 
 def definite(name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -16,13 +17,25 @@ from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
 from mglmm.train.grounding import Joint
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
+from mglmm_data.batches import Extent, plan
 from mglmm_data.mixture import Mixture
-from mglmm_data.registry import make_source
+from mglmm_data.registry import make_tolerant_source
 from mglmm_data.sample import Sample
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a batch had to do without."""
+
+    conversations: int = 0  # too long for `max_length`
+    problems: tuple[str, ...] = ()  # why samples could not be read, with `on_error: count`
 
 
 class GroundingData:
     """Samples of a mixture, augmented, as batches.
+
+    With `batch_window` above 1, the samples of so many consecutive batches are shared out among them by length; which
+    sample is in which batch depends on the seed, the rank and the step alone.
 
     Raises:
         ValueError: a source cannot be read; the message names the file.
@@ -34,9 +47,25 @@ class GroundingData:
         self.pixels = None
         if stage.pixels_batch_size:
             self.pixels = PixelData(seed, stage.pixels_batch_size, processor.side, stage.prompts_per_image)
-        sources = {name: make_source(spec) for name, spec in stage.sources.items()}
-        weights = {name: stage.weights.get(name, 1.0) for name in sources}
-        self.mixture = Mixture(sources, weights, seed=seed, rank=rank, world_size=world_size)
+        sources = {name: make_tolerant_source(spec, stage.on_error) for name, spec in stage.sources.items()}
+        self.problems = tuple(
+            f"source {name!r}: {text}"
+            for name, source in sources.items()
+            for text in getattr(getattr(source, "problems", None), "found", ())
+        )
+        """What the sources left out of their files, with `on_error: count`."""
+        times, given = stage.multiplicities, stage.multiplicities or stage.weights
+        shares = {name: given.get(name, 1.0) for name in sources}
+        self.mixture = Mixture(
+            sources,
+            None if times else shares,
+            multiplicities=shares if times else None,
+            temperature=stage.temperature,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        self._window: tuple[int, list[list[Sample]], list[str]] = (-1, [], [])
         self.augment = None
         if stage.augment is not None:
             from mglmm.augment import Augment, AugmentConfig
@@ -44,10 +73,13 @@ class GroundingData:
 
             self.augment = Augment(parse(AugmentConfig, stage.augment, f"stage {stage.name!r}, augment"))
 
-    def __call__(self, step: int) -> tuple[Joint, int]:
-        """The batch of a micro-step, and how many conversations were too long for it."""
-        size = self.stage.per_device_train_batch_size
-        samples = [self.sample(step * size + number) for number in range(size)]
+    def __call__(self, step: int) -> tuple[Joint, LeftOut]:
+        """The batch of a micro-step, and what was left out of it."""
+        window, place = divmod(step, self.stage.batch_window)
+        if self._window[0] != window:
+            self._window = (window, *self._read(window))
+        _, batches, problems = self._window
+        samples = batches[place]
         rng = np.random.default_rng((self.seed, self.rank, step))
         batch, left_out = self.processor.batch(
             samples,
@@ -60,7 +92,43 @@ class GroundingData:
         if self.stage.losses.distill > 0:
             batch = replace(batch, attributes=attributes_of(batch, samples))
         pixels = None if self.pixels is None else self.pixels(step, self.rank, self.world_size)
-        return Joint(batch, pixels), left_out
+        return Joint(batch, pixels), LeftOut(left_out, () if place else tuple(problems))
+
+    def _read(self, window: int) -> tuple[list[list[Sample]], list[str]]:
+        """The samples of a window's batches, and what went wrong with others."""
+        num_batches = self.stage.batch_window
+        size = num_batches * self.stage.per_device_train_batch_size
+        samples, problems = self._draw(range(window * size, (window + 1) * size))
+        if len(samples) < num_batches:
+            raise ValueError(
+                f"only {len(samples)} of {size} samples in a row could be read; the first of them: {problems[0]}; "
+                "mend the data, mglmm check-data lists what is wrong"
+            )
+        if num_batches == 1:
+            return [samples], problems
+        batches = plan([self._extent(sample) for sample in samples], num_batches, f"{self.seed}:{window}")
+        return [[samples[number] for number in batch] for batch in batches], problems
+
+    def _draw(self, numbers: Sequence[int]) -> tuple[list[Sample], list[str]]:
+        samples, problems = [], []
+        for number in numbers:
+            try:
+                samples.append(self.sample(number))
+            except ValueError as error:
+                if self.stage.on_error == "fail":
+                    raise
+                name, index, _ = self.mixture.at(number)
+                problems.append(f"source {name!r}, sample {index}: {error}")
+        return samples, problems
+
+    def shown(self, count: int) -> list[Sample]:
+        """The first samples that can be read, to be looked at."""
+        return self._draw(range(count))[0]
+
+    def _extent(self, sample: Sample) -> Extent:
+        rows, _ = self.processor.encoder.rows(sample, self.stage.share_prefix, self.stage.max_length)
+        masks, most = sum(len(row.targets) for row in rows), self.stage.masks_per_image
+        return Extent(tuple(len(row.ids) for row in rows), masks if most is None else min(masks, most))
 
     def sample(self, number: int) -> Sample:
         sample = self.mixture.sample(number)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mglmm.config import StageConfig, TrainConfig
+
+NUM_LISTED = 20
+"""Problems that are listed on the terminal when a run ends."""
 
 
 class Log:
@@ -17,6 +21,8 @@ class Log:
         self.sums: dict[str, float] = {}
         self.count = 0
         self.wandb: Any = None
+        self.found: dict[str, int] = {}
+        """What could not be read and was left out -> how often."""
         if not is_main:
             return
         from rich.console import Console
@@ -61,6 +67,14 @@ class Log:
         if self.wandb is not None:
             self.wandb.log({f"{stage.name}/{key}": value for key, value in row.items() if not isinstance(value, str)})
 
+    def problems(self, found: Sequence[str]) -> None:
+        """Samples that could not be read (`on_error: count`): kept for the end, and in `problems.jsonl` at once."""
+        for text in found:
+            self.found[text] = self.found.get(text, 0) + 1
+            if self.is_main and self.found[text] == 1:
+                with (self.folder / "problems.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"problem": text}) + "\n")
+
     def panel(self, name: str, picture: Any) -> None:
         """A picture of an answer, for wandb; kept as PNG in the run's folder either way."""
         if not self.is_main:
@@ -72,5 +86,11 @@ class Log:
             self.wandb.log({name: wandb.Image(picture)})
 
     def close(self) -> None:
+        if self.is_main and self.found:
+            total, kept = sum(self.found.values()), self.folder / "problems.jsonl"
+            lines = [f"left out because they could not be read: {total}, {len(self.found)} different, in {kept}"]
+            lines += [f"  {count} x {text}" for text, count in list(self.found.items())[:NUM_LISTED]]
+            for line in lines:
+                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
         if self.wandb is not None:
             self.wandb.finish()

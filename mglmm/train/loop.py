@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
-from mglmm.train.data import GroundingData, Steps, one_thread
+from mglmm.train.data import GroundingData, LeftOut, Steps, one_thread
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
@@ -104,6 +104,7 @@ class Trainer:
     def run_stage(self, stage: StageConfig) -> Iterator[int]:
         """The steps of one stage from `self.step` on; yields after each."""
         module, data, groups, weights = self.stage_parts(stage)
+        self.log.problems(getattr(data, "problems", ()))
         optimizers = build_optimizers(groups, stage)
         if self.saved_optimizers is not None:
             restore(optimizers, self.saved_optimizers)
@@ -117,7 +118,8 @@ class Trainer:
             totals: dict[str, float] = {}
             for micro in range(accumulate):
                 batch, left_out = next(loader)
-                self.left_out += left_out
+                self.left_out += left_out.conversations
+                self.log.problems(left_out.problems)
                 torch.manual_seed(
                     hash((self.config.seed, self.stage_index, step, micro, self.accelerator.process_index))
                 )
@@ -153,7 +155,7 @@ class Trainer:
             return
         from mglmm.train.panel import draw_panel
 
-        samples = [data.sample(number) for number in range(NUM_SHOWN)]
+        samples = data.shown(NUM_SHOWN)
         self.log.panel(f"{stage.name}-{self.step:06d}", draw_panel(self.model, self.processor, samples))
 
     def check(self) -> None:
@@ -168,7 +170,7 @@ class Trainer:
 
     def stage_parts(
         self, stage: StageConfig
-    ) -> tuple[nn.Module, Callable[[int], tuple[Any, int]], dict[str, dict[str, nn.Parameter]], dict[str, float]]:
+    ) -> tuple[nn.Module, Callable[[int], tuple[Any, LeftOut]], dict[str, dict[str, nn.Parameter]], dict[str, float]]:
         """The module whose forward gives losses, its data, what may train, and the losses' weights."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         groups = self.model.parameter_groups()
@@ -183,7 +185,7 @@ class Trainer:
             pixel_data = PixelData(
                 self.config.seed, stage.per_device_train_batch_size, self.processor.side, stage.prompts_per_image
             )
-            return self.pixels, lambda step: (pixel_data(step, rank, world), 0), groups, WEIGHTS
+            return self.pixels, lambda step: (pixel_data(step, rank, world), LeftOut()), groups, WEIGHTS
         if stage.pixels_batch_size and self.pixels is None:
             raise ValueError(
                 f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
@@ -200,19 +202,22 @@ class Trainer:
         """
         accumulate, workers = stage.gradient_accumulation_steps, self.config.dataloader_num_workers
         first, last = self.step * accumulate, stage.max_steps * accumulate
+        window = stage.batch_window  # a worker takes a whole window, so that no other reads its samples again
+        starts = [first, *range(first - first % window + window, last, window)]
         loader = DataLoader(
             Steps(data, last),
-            batch_size=None,
-            sampler=range(first, last),
+            batch_sampler=[list(range(a, b)) for a, b in zip(starts, [*starts[1:], last], strict=True)],
+            collate_fn=list,
             num_workers=workers,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=(4 if window == 1 else 2) if workers else None,
             worker_init_fn=one_thread if workers else None,
             multiprocessing_context="fork" if workers else None,
         )
-        for item in loader:
-            if isinstance(item, ValueError):
-                raise item
-            yield item
+        for items in loader:
+            for item in items:
+                if isinstance(item, ValueError):
+                    raise item
+                yield item
 
     def remember(self, optimizers: list[Optimizer]) -> None:
         self.saved_optimizers = [optimizer.state_dict() for optimizer in optimizers]

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from typing import Any
 
 import cv2
 import numpy as np
@@ -159,3 +160,45 @@ def test_arrays_of_another_kind_name_the_way_out():
         load_image(np.zeros((4, 4, 5), np.uint8))
     with pytest.raises(ImageError, match="not list"):
         load_image([[0]])  # pyright: ignore[reportArgumentType]
+
+
+# ---- JPEG through OpenCV
+
+
+def test_jpeg_pixels_are_pillows(tmp_path):
+    picture = np.random.default_rng(3).integers(0, 256, (37, 53, 3), np.uint8)
+    cases: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("a.jpg", "RGB", {"quality": 90}),
+        ("b.jpg", "RGB", {"quality": 60, "progressive": True}),
+        ("c.jpg", "L", {}),
+        ("d.jpg", "CMYK", {}),
+    )
+    for name, mode, options in cases:
+        Image.fromarray(picture).convert(mode).save(tmp_path / name, **options)
+        with Image.open(tmp_path / name) as opened:
+            expected = np.asarray(opened.convert("RGB"))
+        assert (load_image(tmp_path / name).pixels == expected).all(), name
+
+
+@pytest.mark.parametrize(
+    ("least", "size"), [(None, (240, 320)), (400, (240, 320)), (161, (240, 320)), (160, (120, 160)), (40, (30, 40))]
+)
+def test_a_jpeg_is_decoded_only_as_large_as_needed(tmp_path, least, size):
+    ramp = np.tile(np.linspace(0, 255, 320, dtype=np.uint8)[None, :, None], (240, 1, 3))
+    Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    loaded = load_image(tmp_path / "a.jpg", least=least)
+    assert loaded.size == size and loaded.full_size == (None if size == (240, 320) else (240, 320))
+    small = np.asarray(Image.fromarray(ramp).resize(size[::-1], Image.Resampling.BOX))
+    assert np.abs(loaded.pixels.astype(int) - small).max() <= 4
+    assert load_image(tmp_path / "a.png", least=least).size == (240, 320)
+
+
+def test_a_cut_off_jpeg_is_refused_although_opencv_would_fill_it(tmp_path):
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=r"a.jpg is truncated"):
+        load_image(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_bytes(content + b"\0\0")
+    assert load_image(tmp_path / "a.jpg").size == (64, 64)

@@ -77,6 +77,43 @@ def test_a_tiny_weight_is_still_drawn_and_samples_come_from_their_source():
     assert mixture.sample(0) == mixture.at(0)[1:]
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_epoch_holds_each_source_so_many_times_whole(world_size):
+    sources = {"a": Numbers(7), "b": Numbers(40), "c": Numbers(10)}
+    times = {"a": 3.0, "b": 1.0, "c": 0.5}
+    ranks = [
+        Mixture(sources, multiplicities=times, seed=3, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
+    length = ranks[0].epoch_length
+    assert length == 21 + 40 + 5
+    draws = [ranks[draw % world_size].at(draw // world_size) for draw in range(2 * length)]
+    for epoch in range(2):
+        seen = Counter((name, index) for name, index, _ in draws[epoch * length : (epoch + 1) * length])
+        assert all(seen["a", index] == 3 for index in range(7)) and all(seen["b", index] == 1 for index in range(40))
+        assert sum(count for (name, _), count in seen.items() if name == "c") == 5
+    # half of `c` in each epoch of the mixture, so after two all of it, none twice
+    assert Counter(index for name, index, _ in draws if name == "c") == Counter(range(10))
+    assert {seen for name, _, seen in draws if name == "a"} == set(range(6))
+    assert draws[:length] != draws[length:]
+    passes = ranks[0].passes(2 * length)
+    assert passes["a"] == pytest.approx(6 * world_size) and passes["c"] == pytest.approx(world_size)
+
+
+def test_without_weights_every_source_is_seen_once_an_epoch():
+    mixture = Mixture({"a": Numbers(5), "b": Numbers(9)})
+    assert len({mixture.at(step)[:2] for step in range(14)}) == mixture.epoch_length == 14
+
+
+def test_temperature_bends_the_shares():
+    counts = {}
+    for temperature in (1, 2, 1e9):
+        mixture = Mixture({"a": Numbers(9), "b": Numbers(9)}, {"a": 9, "b": 1}, temperature=temperature)
+        counts[temperature] = Counter(mixture.at(step)[0] for step in range(BLOCK))
+    assert [counts[t]["b"] for t in (1, 2, 1e9)] == [100, 250, 500]
+    assert Mixture({"a": Numbers(9)}, {"a": 2}).epoch_length is None
+    assert Mixture({"a": Numbers(10)}, {"a": 2}).passes(25) == {"a": 2.5}
+
+
 @pytest.mark.parametrize(
     ("sources", "weights", "options", "match"),
     [
@@ -86,6 +123,12 @@ def test_a_tiny_weight_is_still_drawn_and_samples_come_from_their_source():
         ({"a": Numbers(1)}, {"a": -1}, {}, "source 'a' has weight -1"),
         ({"a": Numbers(0)}, {"a": 1}, {}, "source 'a' is empty"),
         ({"a": Numbers(1)}, {"a": 1}, {"rank": 2, "world_size": 2}, "rank is 2 of world_size 2"),
+        ({"a": Numbers(1)}, {"a": 1}, {"multiplicities": {"a": 1}}, "give one of them"),
+        ({"a": Numbers(1)}, None, {"multiplicities": {"a": 0}}, "source 'a' has multiplicity 0"),
+        ({"a": Numbers(1)}, None, {"multiplicities": {"b": 1}}, "multiplicity for 'b', which is not a source"),
+        ({"a": Numbers(1)}, {"a": float("nan")}, {}, "source 'a' has weight nan"),
+        ({"a": Numbers(1)}, {"a": 1}, {"temperature": 0}, "temperature is 0"),
+        ({"a": Numbers(1)}, None, {"temperature": 2}, "temperature is 2, which bends weights"),
     ],
 )
 def test_wrong_mixtures_are_named(sources, weights, options, match):
@@ -95,7 +138,7 @@ def test_wrong_mixtures_are_named(sources, weights, options, match):
 
 def test_registry_names_near_misses(tmp_path):
     for spec, match in (
-        ({}, "needs a type; known: coco, folder, world"),
+        ({}, "needs a type; known: .*coco, .*folder, .*world"),
         ({"type": "cocoo"}, "no source of type 'cocoo', did you mean 'coco'"),
         ({"type": "coco", "json_pth": "x"}, "unknown key 'json_pth' .* did you mean 'json_path'"),
         ({"type": "coco"}, "needs 'json_path'"),

@@ -1,0 +1,179 @@
+"""From what a reader knows about an image to a sample: what the readers of masks with names share.
+
+A reader gives a `Scene`: the picture and its items, each a name and a mask. `Annotated` turns it into regions, grouped
+by name and in reading order, and lets a `Teller` ask about them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mglmm_data import masks
+from mglmm_data.images import LoadedImage
+from mglmm_data.masks import Rle
+from mglmm_data.reading import Problems
+from mglmm_data.sample import Region, Sample
+from mglmm_data.telling import Kind, Named, Teller, check_tasks, reading_order
+
+
+@dataclass(frozen=True)
+class Item:
+    """A named mask. A `crowd` is no target of its own, but it makes its name incomplete; `stuff` is not counted.
+
+    `of` is the object whose part it is; `detail` are words about it; `record` says which annotation it is, in notes.
+    """
+
+    name: str
+    rle: Rle
+    crowd: bool = False
+    of: str = ""
+    detail: str = ""
+    record: str = ""
+    stuff: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a reader knows about one image.
+
+    `incomplete` are names of which not each instance is marked; `absent` those that are known not to be there (None:
+    all others); `notes` what was left out or changed on the way.
+    """
+
+    image: LoadedImage
+    items: Sequence[Item]
+    id: str
+    captions: Sequence[str] = ()
+    incomplete: Collection[str] = ()
+    absent: Sequence[str] | None = None
+    notes: Sequence[str] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Annotated:
+    """A source of samples out of scenes; a family gives `__len__` and `scene`.
+
+    Args:
+        kind: what an item is (`telling.Kind`).
+        names: every name the set knows, in its order.
+        tasks: task -> weight; each kind has its default.
+        turns: questions drawn for each image.
+        max_regions: where a name has more instances than this in an image, they are joined into one region.
+        object_name: what parts belong to, for kind `parts`.
+        mirror: for the augmentation: mirroring swaps left and right in the text ("swap"), or is not done here ("off").
+        on_error: `fail` at a bad record, or `count`: leave it out and list it in `problems.found`.
+    """
+
+    source = "annotated"
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        names: Sequence[str],
+        tasks: Mapping[str, float] | None,
+        turns: int,
+        seed: int,
+        problems: Problems,
+        max_regions: int = 10,
+        object_name: str = "object",
+        mirror: str = "swap",
+        has_captions: bool = False,
+    ) -> None:
+        if max_regions < 1:
+            raise ValueError(f"max_regions is {max_regions}; at least 1 region of a name is kept")
+        self.kind: Kind = kind
+        self.names = tuple(dict.fromkeys(names))
+        self.seed, self.max_regions, self.mirror, self.problems = seed, max_regions, mirror, problems
+        self.skipped: Counter[str] = Counter()
+        """What the files have that is no target, counted by reason."""
+        self._order = {name: place for place, name in enumerate(self.names)}
+        self._teller = Teller(
+            kind=kind,
+            names=self.names,
+            tasks=check_tasks(tasks, kind, has_captions, turns),
+            turns=turns,
+            object_name=object_name,
+        )
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def scene(self, index: int) -> Scene:
+        """What is known about the image at `index`."""
+        raise NotImplementedError
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """The image at `index` with questions drawn by (seed, index, epoch).
+
+        `Region.label` is the name. `meta`: source, file, notes, mirror, names, crowd_regions (indices of regions that
+        are crowds: no target, and not to be counted as invented), and what the family adds.
+
+        Raises:
+            ValueError: the image or a mask is damaged or of another size, or nothing can be asked about the image.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} samples")
+        scene = self.scene(index)
+        regions, named, crowds, notes = self._regions(scene)
+        rng = np.random.default_rng([self.seed, index, epoch])
+        conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=scene.absent)
+        if not conversations:
+            raise ValueError(
+                f"{scene.id} ({scene.image.path}): nothing is annotated that the tasks "
+                f"{', '.join(self._teller.tasks)} ask about; take it out, or add a task (absent)"
+            )
+        return Sample(
+            image=scene.image.pixels,
+            regions=tuple(regions),
+            conversations=conversations,
+            id=scene.id,
+            meta={
+                "source": self.source,
+                "file": scene.image.path,
+                "notes": (*scene.image.notes, *scene.notes, *notes),
+                "mirror": self.mirror,
+                "names": self.names,
+                "crowd_regions": tuple(crowds),
+                **scene.meta,
+            },
+        )
+
+    def _regions(self, scene: Scene) -> tuple[list[Region], list[Named], list[int], list[str]]:
+        """Regions, grouped by name in the set's order; the names; the crowds among the regions; notes."""
+        regions: list[Region] = []
+        named: list[Named] = []
+        crowds: list[int] = []
+        notes: list[str] = []
+        size = scene.image.size
+        grouped: dict[str, list[Item]] = {}
+        for item in scene.items:
+            grouped.setdefault(item.name, []).append(item)
+        for name in sorted(grouped, key=lambda name: self._order.get(name, len(self._order))):
+            items, shown = grouped[name], []
+            for item in items:
+                if not masks.area_of(item.rle):
+                    notes.append(f"{item.record or 'an annotation'} ({name}) covers no pixel; left out")
+                elif item.crowd:
+                    crowds.append(len(regions))
+                    regions.append(Region(size=size, rle=item.rle, label=name))
+                else:
+                    shown.append(item)
+            complete = len(shown) == len(items) and name not in scene.incomplete
+            rles, words = [item.rle for item in shown], [item.detail for item in shown]
+            if shown and (self.kind in ("parts", "classes") or len(shown) > self.max_regions):
+                complete = complete if self.kind == "classes" else self.kind == "parts"
+                rles, words = [masks.merged(rles, size)], [""]
+            new = [Region(size=size, rle=rle, label=name) for rle in rles]
+            order = reading_order(new)
+            indices = tuple(range(len(regions), len(regions) + len(new)))
+            told = tuple(words[i] for i in order)
+            details = told if any(told) else ()
+            named.append(Named(name, indices, complete, items[0].of, details, items[0].stuff))
+            regions += [new[i] for i in order]
+        return regions, named, crowds, notes

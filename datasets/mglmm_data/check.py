@@ -1,0 +1,288 @@
+"""Read everything once before training does: what is there, what is wrong, and which pictures are in two splits.
+
+A sample is judged by reading it as training would; sources that know `on_error` are made with `count`, so that what is
+wrong in their files is listed whole instead of one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mglmm_data import masks
+from mglmm_data.registry import Source, make_tolerant_source
+from mglmm_data.sample import Region, Sample
+from mglmm_data.world.source import World
+
+DRAWN = 64
+"""Samples looked at of a source that draws its pictures and never ends."""
+CHUNK = 16
+"""Samples that a process takes at once."""
+NUM_SHOWN = 3
+
+Progress = Callable[[str, int, int], None]
+"""Called with (source, samples done, samples in all)."""
+
+KINDS = (
+    ("missing file", r"does not exist|is missing|is not there|no such file"),
+    ("unreadable file", r"truncated|damaged|not an image|\(0 bytes\)|may not be read|cannot be read|holds no image"),
+    ("empty mask", r"covers no pixel|all black|no white pixel|mask is empty"),
+    ("outside the image", r"outside the image|leaves the image|not inside the image|lies outside"),
+    ("another size", r"\(height, width\)|of size|of another size"),
+)
+"""Kind of a problem -> how its sentence is recognised; all others are malformed annotations."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong; `index` is the sample's number in its source, None where it is no sample yet."""
+
+    source: str
+    kind: str
+    problem: str
+    index: int | None = None
+    id: str = ""
+    file: str = ""
+
+
+@dataclass
+class Found:
+    """What one source holds, counted."""
+
+    source: str
+    samples: int = 0
+    looked_at: int = 0
+    regions: Counter[str] = field(default_factory=Counter)  # by kind: mask, box, point, scribble
+    categories: Counter[str] = field(default_factory=Counter)  # labels of regions
+    tasks: Counter[str] = field(default_factory=Counter)  # of conversations
+    skipped: Counter[str] = field(default_factory=Counter)  # what the reader leaves out by rule, as it counts it
+    phrases: int = 0
+    images: dict[str, str] = field(default_factory=dict)  # digest of the content -> file or id
+    problems: list[Problem] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)  # samples that can be read, to be drawn
+
+    def add(self, other: Found) -> None:
+        """Take in what another process found in the same source."""
+        self.looked_at += other.looked_at
+        self.phrases += other.phrases
+        self.images.update(other.images)
+        self.problems += other.problems
+        self.shown += other.shown
+        for name in ("regions", "categories", "tasks"):
+            getattr(self, name).update(getattr(other, name))
+
+
+@dataclass
+class Report:
+    """What `check` found; `sources` are the sources themselves, to draw samples from."""
+
+    found: dict[str, Found]
+    sources: dict[str, Source]
+    leaks: list[Problem]
+
+    @property
+    def problems(self) -> list[Problem]:
+        return [problem for found in self.found.values() for problem in found.problems] + self.leaks
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything counted, as plain values."""
+        sources = {}
+        for name, found in self.found.items():
+            row = {key: value for key, value in vars(found).items() if key not in ("source", "shown")}
+            sources[name] = row | {"images": len(found.images), "problems": len(found.problems)}
+        return {"sources": sources, "problems": [asdict(problem) for problem in self.problems]}
+
+
+def check(
+    specs: Mapping[str, Mapping[str, Any]],
+    *,
+    processes: int | None = None,
+    limit: int | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Read every sample of every source.
+
+    Args:
+        specs: name -> spec, as in a training stage.
+        processes: how many read; None: one a core. 1 reads in this process.
+        limit: look at so many samples of each source, spread over it; None: at all of them.
+        on_progress: who is told how far it is.
+
+    Raises:
+        ValueError: `processes` or `limit` is below 1, or there is no source.
+    """
+    if not specs:
+        raise ValueError("there is no source to check; name a config with sources, or a folder with data in it")
+    for name, value in (("processes", processes), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1")
+    report = Report({name: Found(name) for name in specs}, {}, [])
+    for name, spec in specs.items():
+        found = report.found[name]
+        try:
+            source = report.sources[name] = make_tolerant_source(spec, "count")
+        except (ValueError, OSError) as error:
+            found.problems.append(Problem(name, kind_of(str(error)), str(error)))
+            continue
+        found.samples = len(source)
+        found.skipped.update(getattr(source, "skipped", {}))
+        told = getattr(getattr(source, "problems", None), "found", ())
+        found.problems += [Problem(name, kind_of(text), text) for text in told]
+    for part in _parts(report.sources, processes or os.cpu_count() or 1, limit):
+        found = report.found[part.source]
+        found.add(part)
+        if on_progress is not None:
+            on_progress(part.source, found.looked_at, min(found.samples, _most(report.sources[part.source], limit)))
+    for name, found in report.found.items():
+        found.shown = spread(len(found.shown), NUM_SHOWN, sorted(found.shown))
+        found.problems.sort(key=lambda problem: -1 if problem.index is None else problem.index)
+        report.leaks += leaks(name, specs, report.found)
+    return report
+
+
+def _most(source: Source, limit: int | None) -> int:
+    most = DRAWN if isinstance(source, World) else len(source)
+    return most if limit is None else min(most, limit)
+
+
+def spread(length: int, count: int, values: Sequence[int] | None = None) -> list[int]:
+    """At most `count` numbers below `length`, evenly spread; or those of `values` at these places."""
+    count = min(length, count)
+    places = [number * length // count for number in range(count)]
+    return [values[place] for place in places] if values is not None else places
+
+
+def kind_of(text: str) -> str:
+    """The kind of a problem by its sentence, see `KINDS`."""
+    return next((kind for kind, words in KINDS if re.search(words, text, re.IGNORECASE)), "malformed annotation")
+
+
+_SOURCES: dict[str, Source] = {}
+"""The sources that the processes read; set before they are forked, so that none has to build them again."""
+
+
+def _parts(sources: dict[str, Source], processes: int, limit: int | None) -> Iterator[Found]:
+    """What was found in each chunk of samples, in no particular order of sources."""
+    jobs: list[tuple[str, list[int]]] = []
+    for name, source in sources.items():
+        numbers = spread(len(source), _most(source, limit))
+        jobs += [(name, numbers[start : start + CHUNK]) for start in range(0, len(numbers), CHUNK)]
+    _SOURCES.clear()
+    _SOURCES.update(sources)
+    if processes == 1 or len(jobs) < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        yield from map(_look, jobs)
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(min(processes, len(jobs)), mp_context=context, initializer=_alone) as pool:
+        yield from pool.map(_look, jobs)
+
+
+def _alone() -> None:
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+def _look(job: tuple[str, list[int]]) -> Found:
+    name, numbers = job
+    found = Found(name)
+    for index in numbers:
+        found.looked_at += 1
+        try:
+            sample = _SOURCES[name].sample(index)
+        except (ValueError, OSError) as error:
+            found.problems.append(Problem(name, kind_of(str(error)), str(error), index))
+            continue
+        look_at(sample, index, found)
+    return found
+
+
+def look_at(sample: Sample, index: int, found: Found) -> None:
+    """Count what a sample holds, and what is wrong with it although it can be read."""
+    file = str(sample.meta.get("file", ""))
+    found.images.setdefault(_digest_of_file(file) if file else _digest(sample.image.tobytes()), file or sample.id)
+    found.shown.append(index)
+
+    def complain(kind: str, text: str) -> None:
+        found.problems.append(Problem(found.source, kind, text, index, sample.id, file))
+
+    empty: set[int] = set()
+    for number, region in enumerate(sample.regions):
+        found.regions[region.kind] += 1
+        if region.label:
+            found.categories[region.label] += 1
+        try:
+            if _is_empty(region):
+                empty.add(number)
+                complain("empty mask", f"{sample.id}: the mask of region {number} ({region.label!r}) covers no pixel")
+        except ValueError as error:
+            complain("malformed annotation", f"{sample.id}: region {number}: {error}")
+    used: set[int] = set(sample.meta.get("crowd_regions", ()))
+    for conversation in sample.conversations:
+        found.tasks[conversation.task or "(no task)"] += 1
+        for turn in conversation.turns:
+            used.update(mention.region for mention in turn.mentions)
+            for phrase in turn.phrases:
+                found.phrases += 1
+                used.update(phrase.regions)
+                if empty.issuperset(phrase.regions):
+                    words = turn.text[phrase.start : phrase.end]
+                    complain("phrase without a mask", f"{sample.id}: all masks of the phrase {words!r} are empty")
+    for number, region in enumerate(sample.regions):
+        if not region.label and number not in used:
+            complain("mask without a phrase", f"{sample.id}: region {number} has no label and no phrase names it")
+
+
+def _is_empty(region: Region) -> bool:
+    if region.rle is None:
+        return False
+    counts = region.rle["counts"]
+    raw = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
+    masks.check_counts(raw, region.size)
+    return int(masks.coco.area({"size": list(region.size), "counts": raw})) == 0
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=12).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_file(file: str) -> str:
+    return _digest(Path(file).read_bytes()) if Path(file).is_file() else _digest(file.encode())
+
+
+def split_of(name: str, spec: Mapping[str, Any]) -> str:
+    """`train`, `held out`, or nothing where a source does not say which part of its data it is."""
+    split = spec.get("split", spec.get("part", ""))
+    words = str(split.get("part", "")) if isinstance(split, Mapping) else str(split)
+    if not words:
+        words = " ".join([name, *(Path(value).name for value in spec.values() if isinstance(value, (str, Path)))])
+    if re.search(r"train", words):
+        return "train"
+    return "held out" if re.search(r"val|test|minival|held", words) else ""
+
+
+def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Found]) -> list[Problem]:
+    """Pictures of the held-out source `name` that are byte by byte in training sources, too."""
+    if split_of(name, specs[name]) != "held out":
+        return []
+    where: dict[str, list[str]] = {}
+    for other, spec in specs.items():
+        if split_of(other, spec) == "train":
+            for digest in found[name].images.keys() & found[other].images.keys():
+                where.setdefault(digest, []).append(other)
+    out = []
+    for digest, others in where.items():
+        file = found[name].images[digest]
+        text = f"{file} of {name} is held out, and the same picture is trained on in {', '.join(others)}"
+        out.append(Problem(name, "in two splits", text, file=file))
+    return sorted(out, key=lambda problem: problem.file)

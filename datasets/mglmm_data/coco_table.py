@@ -1,0 +1,172 @@
+"""The json of COCO-style annotations as columns, each record checked as far as the json alone allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mglmm_data.index import Records, text_of, walk
+from mglmm_data.masks import Size
+from mglmm_data.reading import COCO_2014, SLACK, Problems, shown, take, take_id, take_line, take_size
+
+CROWD, EMPTY = 1, 2
+"""Bits of an annotation's state."""
+ANNOTATION = ("id", "image_id", "category_id")
+NUMBERS = frozenset((int, float))
+
+
+class Shape(NamedTuple):
+    """What can be said of an annotation's geometry without drawing it.
+
+    `near` are, over its polygons, the largest least x and y; `far` the smallest greatest ones: a polygon is outside of
+    the image where these are. `box` is the json's own, x1, y1, x2, y2.
+    """
+
+    rle_size: tuple[int, ...] | None
+    near: tuple[float, float] | None
+    far: tuple[float, float] | None
+    box: tuple[float, float, float, float] | None
+
+    def check(self, size: Size) -> None:
+        """Against the image's size (H, W)."""
+        height, width = size
+        if self.rle_size is not None and self.rle_size != size:
+            raise ValueError(f"its RLE is of size {list(self.rle_size)}, its image of {[*size]} (height, width)")
+        if self.near and self.far and not _touches(*self.near, *self.far, size):
+            raise ValueError(f"a polygon lies outside the image of {width}x{height} px")
+        if self.box:
+            x1, y1, x2, y2 = self.box
+            out = max(-x1, -y1, x2 - width, y2 - height)
+            if out > SLACK:
+                raise ValueError(
+                    f"its box {self.box} (x1, y1, x2, y2) leaves the image of {width}x{height} px by {out:g}"
+                )
+
+    @classmethod
+    def of(cls, annotation: Mapping[str, Any]) -> Shape:
+        """From `segmentation` and `bbox`.
+
+        Raises:
+            ValueError: they are of a wrong type, or a polygon has an odd or short list.
+        """
+        segmentation, box = annotation["segmentation"], annotation.get("bbox")
+        rle_size = nearest = far = None
+        if isinstance(segmentation, dict):
+            size = segmentation.get("size")
+            rle_size = tuple(size) if isinstance(size, list) else (0, 0)
+            if not segmentation.get("counts"):
+                raise ValueError("its RLE has no counts")
+        elif isinstance(segmentation, list):
+            for polygon in segmentation:
+                _check_polygon(polygon)
+            if segmentation:
+                nearest = max(min(p[::2]) for p in segmentation), max(min(p[1::2]) for p in segmentation)
+                far = min(max(p[::2]) for p in segmentation), min(max(p[1::2]) for p in segmentation)
+        else:
+            raise ValueError(f"its segmentation is {type(segmentation).__name__}, not polygons or an RLE")
+        if box is not None:
+            if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
+                raise ValueError(f"its bbox is {shown(box)}; expected four numbers x, y, width, height")
+            if box[2] < 0 or box[3] < 0:
+                raise ValueError(f"its bbox {box} has a negative side; expected x, y, width, height")
+            box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
+        return cls(rle_size, nearest, far, box)
+
+
+def _touches(x1: float, y1: float, x2: float, y2: float, size: Size) -> bool:
+    return x1 <= size[1] + SLACK and y1 <= size[0] + SLACK and x2 >= -SLACK and y2 >= -SLACK
+
+
+def _check_polygon(polygon: Any) -> None:
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        found = f"{len(polygon)} numbers" if isinstance(polygon, list) else repr(polygon)
+        raise ValueError(f"a polygon has {found}, it needs 6 or more, in pairs x, y")
+    if not NUMBERS.issuperset(map(type, polygon)):
+        wrong = next(value for value in polygon if type(value) not in NUMBERS)
+        raise ValueError(f"a polygon holds {shown(wrong)}; expected numbers")
+
+
+class Table:
+    """A json as columns: what is needed to choose images, and where the rest stands."""
+
+    def __init__(self, path: Path, problems: Problems) -> None:
+        self.categories: dict[Any, str] = {}
+        self.ids: list[Any] = []
+        self.images: list[tuple[str, Size, list[str], int]] = []
+        """File name, (H, W), other places of the file below the root, and how many categories are known absent."""
+        self.places: dict[Any, int] = {}
+        self.rows: list[tuple[Any, Any, Any, int, Shape]] = []
+        """Of each annotation: id, image id, category id, state, shape."""
+        readers = {"images": self._image, "categories": self._category, "annotations": self._annotation}
+        lists: set[str] = set()
+        walked = walk(path, problems, lists)
+        first = next(walked, None)
+        self.annotations, self.image_records = Records(path), Records(path)
+        for key, start, end, record in chain([first] if first else [], walked):
+            if key in readers and key in lists:
+                try:
+                    readers[key](record, start, end)
+                except ValueError as error:  # the sentence is made only where it is needed: there are many records
+                    name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
+                    with problems.at(f"{path}: {'category' if key == 'categories' else key[:-1]} {name}"):
+                        raise error
+        if absent := [key for key in readers if key not in lists]:
+            raise ValueError(f"{path} has no list {', '.join(absent)}; a COCO-style json has {', '.join(readers)}")
+
+    def _image(self, record: Any, start: int, end: int) -> None:
+        name, others = take_id(record, "id"), []
+        if isinstance(url := record.get("coco_url"), str):
+            others += ["/".join(url.split("/")[-2:]), url.split("/")[-1]]
+        file = text_of(take(record, "file_name", str)) if "file_name" in record or not others else others[0]
+        size = take_size(record)
+        if name in self.places:
+            raise ValueError("its id is there twice; ids must be unique")
+        if COCO_2014.match(file):
+            others.append(COCO_2014.sub("", file))
+        if record.get("path"):
+            others.append(text_of(take(record, "path", str)).lstrip("/"))
+        negative = record.get("neg_category_ids")
+        self.places[name] = len(self.images)
+        self.ids.append(name)
+        self.images.append((file, size, others, len(negative) if isinstance(negative, list) else 0))
+        self.image_records.append(start, end)
+
+    def _category(self, record: Any, start: int, end: int) -> None:
+        name = take_id(record, "id")
+        if name in self.categories:
+            raise ValueError("its id is there twice; ids must be unique")
+        self.categories[name] = text_of(take_line(record, "name"))
+
+    def _annotation(self, record: Any, start: int, end: int) -> None:
+        name, image, category = (record.get(key) for key in ANNOTATION) if isinstance(record, dict) else (None,) * 3
+        if not type(name) is type(image) is type(category) is int:
+            name, image, category = (take_id(record, key) for key in ANNOTATION)
+        if "segmentation" not in record:
+            raise ValueError("has no 'segmentation'")
+        state = (CROWD if record.get("iscrowd") else 0) | (0 if record["segmentation"] else EMPTY)
+        self.rows.append((name, image, category, state, Shape.of(record)))
+        self.annotations.append(start, end)
+
+
+def read_captions(path: Path, places: Mapping[Any, int], problems: Problems) -> list[list[str]]:
+    """The captions of each image, in one line each."""
+    told: list[list[str]] = [[] for _ in places]
+    lists: set[str] = set()
+    for key, _, _, record in walk(path, problems, lists):
+        if key != "annotations":
+            continue
+        name = record.get("id") if isinstance(record, dict) else record
+        if not isinstance(record, dict) or "caption" not in record or "image_id" not in record:
+            with problems.at(f"{path}: annotation {name}"):
+                raise ValueError("has no caption or image_id; give a captions json")
+            continue
+        with problems.at(f"{path}: annotation {name}"):
+            text = " ".join(text_of(take(record, "caption", str)).split())
+            place = places.get(take_id(record, "image_id"))
+            if text and place is not None:
+                told[place].append(text)
+    if "annotations" not in lists:
+        raise ValueError(f"{path} has no list annotations; a COCO-style captions json has one")
+    return told

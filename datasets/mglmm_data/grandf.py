@@ -1,0 +1,369 @@
+"""GranDf, the four sets of grounded conversation generation (GCG), and its evaluation pair.
+
+    ROOT/annotations/train/GranDf_HA_GCG_train.json         form `ha`       images GranDf_HA_images/train
+    ROOT/annotations/train/OpenPsgGCG_{train,val}.json      form `psg`      images coco (train2017, val2017)
+    ROOT/annotations/train/RefCOCOg_GCG_{train,val}.json    form `refcocog` images coco train2014
+    ROOT/annotations/train/flickr_mergedGT_GCG_*.json       form `flickr`   images flickr_30k
+    ROOT/annotations/val_test/{val,test}_gcg_coco_{caption,mask}_gt.json    form `eval`   GranDf_HA_images/val_test
+
+`ROOT` is `GranDf` or the folder above it. A phrase is found by the characters that the file records; RefCOCOg's file
+has none, there it is looked for as whole words and in any case (MGLMM looks for `Brown dog` in a caption that it put in
+lower case, drops the phrase but not its mask, and so shifts all masks behind it).
+Source: mbzuai-oryx/groundingLMM, `dataset/gcg_datasets/GranDf_gcg_ds.py`, `eval/gcg/evaluate.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mglmm_data import masks, wording
+from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, draw_segmentation, ground, locate, unquoted
+from mglmm_data.index import Records, text_of, walk
+from mglmm_data.masks import Size
+from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_id, take_size
+from mglmm_data.sample import Conversation, Region, Sample, Turn
+from mglmm_data.telling import near
+
+FILES = {
+    "ha": "GranDf_HA_GCG_{split}.json",
+    "psg": "OpenPsgGCG_{split}.json",
+    "refcocog": "RefCOCOg_GCG_{split}.json",
+    "flickr": "flickr_mergedGT_GCG_{split}.json",
+}
+COCO = ("../coco", "../coco_2017", "coco", "coco_2017")
+FOLDERS = {
+    "ha": ("GranDf_HA_images/train", "GranDf/GranDf_HA_images/train"),
+    "eval": ("GranDf_HA_images/val_test", "GranDf/GranDf_HA_images/val_test"),
+    "psg": (*COCO, *(f"{folder}/{part}" for folder in COCO for part in ("train2017", "val2017"))),
+    "refcocog": tuple(f"{folder}/train2014" for folder in (*COCO, "../coco_2014", "coco_2014")),
+    "flickr": tuple(
+        f"{up}{folder}"
+        for up in ("../", "")
+        for folder in ("flickr_30k/images", "flikcr_30k/train", "flickr_30k/train", "flickr30k/images")
+    ),
+}
+MIN_SIDE = 32
+"""px: smaller images of Flickr's file are left out, and captions of fewer than three words (GLaMM and MGLMM)."""
+MIN_WORDS = 3
+NOWHERE = [-1, -1]
+ANY_SIZE = (1 << 30, 1 << 30)
+"""Polygons of a file that does not say how large its images are: what is outside is seen when one is drawn."""
+Way = tuple[int | str, ...]
+"""The number of a record in the file, and the keys that lead to a segmentation, or to a list of them, in it."""
+Mark = tuple[str, int, int, list[Any], Way]
+"""A phrase, its characters start and end in the caption, its segmentations, and where they stand in the file."""
+
+
+@dataclass
+class Told:
+    """A record of any form: its name, image file, size if the file has it, caption, and marks."""
+
+    name: str
+    file: str
+    size: Size | None
+    caption: str
+    marks: list[Mark] = field(default_factory=list)
+
+
+class Form(Protocol):
+    """Reads the records of one form."""
+
+    def __call__(self, path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]: ...
+
+
+class GranDfSource:
+    """One GCG set; a sample is an image with one grounded caption.
+
+    Args:
+        root: the folder above.
+        form: ha, psg, refcocog, flickr or eval.
+        split: train or val; for eval, val or test.
+        path: the json itself (for eval, the one of the captions), where it is not found below `root`.
+        image_root: folder of the photographs.
+        apart: an entry with several `rle_masks` has a region for each; by default they are joined into one, as the
+            benchmark counts one mask for each phrase. Entries that share their characters share a phrase.
+
+    Raises:
+        ValueError: a file is missing or damaged, or (with on_error: fail) a record is malformed.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = ".",
+        *,
+        form: str,
+        split: str = "train",
+        path: str | Path | None = None,
+        image_root: str | Path | None = None,
+        apart: bool = False,
+        seed: int = 0,
+        mirror: str = "swap",
+        on_error: str = "fail",
+    ) -> None:
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}{near(form, FORMS)}")
+        self.form, self.split, self.seed, self.mirror, self.apart = form, split, seed, mirror, apart
+        self.problems, self.skipped = Problems(on_error), Counter[str]()
+        if path is None:
+            name = "{split}_gcg_coco_caption_gt.json" if form == "eval" else FILES[form]
+            part = "val_test" if form == "eval" else "train"
+            ways = [f"{up}annotations/{part}/{name.format(split=split)}" for up in ("", "GranDf/")]
+            path = locate(root, ways, f"GCG annotations ({form}, {split})")
+        self.path = Path(path)
+        places = [Path(root) / way for way in FOLDERS[form] if (Path(root) / way).is_dir()]
+        if image_root is None and not places:
+            raise ValueError(f"no images of GCG's {form} set below {root}; tried {', '.join(FOLDERS[form])}")
+        self.pictures = Pictures(image_root if image_root is not None else places)
+        self._store = Records(masks_of_pair(self.path) if form == "eval" else self.path)
+        entries: list[list[Any]] = []
+        for told in FORMS[form](self.path, self._store, self.problems, self.skipped):
+            with self.problems.at(f"{self.path}: {told.name}"):
+                self._check(told)
+                if told.marks:
+                    marks = sorted([start, end, way] for _, start, end, _, way in told.marks)
+                    entries.append([told.name, told.file, told.size, told.caption, marks])
+                else:
+                    self.skipped["image without a phrase"] += 1
+        if not entries and not self.problems.found:
+            raise ValueError(f"{self.path} holds no caption with a phrase; give a GCG file of form {form}")
+        self._entries = Packed(entries)
+
+    def _check(self, told: Told) -> None:
+        self.pictures.find(told.file)
+        size = told.size
+        for phrase, start, end, segmentations, _ in told.marks:
+            if not segmentations:
+                raise ValueError(f"its phrase {phrase!r} has no mask")
+            for segmentation in segmentations:
+                if size is None and isinstance(segmentation, dict):
+                    size = _own_size(segmentation)
+                if not check_segmentation(segmentation, size or ANY_SIZE):
+                    raise ValueError(f"its phrase {phrase!r} has an empty segmentation")
+            if not 0 <= start < end <= len(told.caption):
+                raise ValueError(
+                    f"its phrase {phrase!r} is at characters {start}:{end} of a caption of {len(told.caption)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """The image at `index` with its caption; the question is drawn by (seed, index, epoch).
+
+        Raises:
+            ValueError: the image is damaged or of another size, or a mask does not decode.
+        """
+        name, file, size, caption, marks = self._entries[index]
+        where = f"{self.path}: {name}"
+        path = self.pictures.find(file)
+        loaded = load_picture(path, None if size is None else (size[0], size[1]), where)
+        regions: list[Region] = []
+        spans: list[Span] = []
+        for start, end, way in marks:
+            try:
+                found = [draw_segmentation(segmentation, loaded.size) for segmentation in self._segmentations(way)]
+                if not masks.union(found, loaded.size).any():
+                    raise ValueError("its mask covers no pixel")
+            except ValueError as error:
+                raise ValueError(f"{where}: phrase {caption[start:end]!r}: {error}; correct or remove it") from error
+            new = [mask for mask in found if mask.any()] if self.apart else [masks.union(found, loaded.size)]
+            places = self._place(regions, [Region.of_mask(mask, caption[start:end]) for mask in new])
+            spans.append(Span(start, end, places))
+        grounded = ground(caption, spans)
+        return Sample(
+            image=loaded.pixels,
+            regions=tuple(regions),
+            conversations=(self._tell(grounded, np.random.default_rng([self.seed, index, epoch])),),
+            id=f"GCG-{self.form}/{self.split}/{name}",
+            meta={
+                "source": f"gcg-{self.form}",
+                "image_id": Path(file).stem,
+                "file": path,
+                "notes": (*loaded.notes, *grounded.notes),
+                "mirror": self.mirror,
+                "names": (),
+                "crowd_regions": (),
+            },
+        )
+
+    def _segmentations(self, way: Sequence[Any]) -> list[Any]:
+        found = self._store[way[0]]
+        for key in way[1:]:
+            found = found[key]
+        return found if way[-1] == "rle_masks" else [found]
+
+    def _place(self, regions: list[Region], new: Sequence[Region]) -> tuple[int, ...]:
+        """Indices of regions, of those that are there already for the same mask (nested phrases of one object)."""
+        places: list[int] = []
+        for region in new:
+            same = [at for at, known in enumerate(regions) if known.rle == region.rle]
+            places.append(same[0] if same else len(regions))
+            regions += [] if same else [region]
+        return tuple(dict.fromkeys(places))
+
+    def _tell(self, grounded: Grounded, rng: np.random.Generator) -> Conversation:
+        question = asked(wording.QUESTIONS["grounded"], rng)
+        turns = (Turn("user", question), Turn("assistant", grounded.text, grounded.phrases))
+        return Conversation(turns, task="caption", kind="grounded")
+
+
+def _own_size(segmentation: Any) -> Size:
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(f"its mask is {shown(segmentation)}; expected an RLE with a 'size' of [height, width]")
+    return size[0], size[1]
+
+
+def read_groundings(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
+    """GranDf HA and OpenPSG: `groundings: {phrase: {token_positives: [start, end], rle_masks}}`."""
+    for number, (_, begin, stop, record) in enumerate(walk(path, problems)):
+        with problems.at(f"{path}: record number {number}"):
+            raw = text_of(take(record, "caption", str))
+            caption, cut = unquoted(raw)
+            marks: list[Mark] = []
+            for phrase, item in take(record, "groundings", dict).items():
+                where = take(item, "token_positives", list)
+                if len(where) != 2 or not all(isinstance(at, int) and not isinstance(at, bool) for at in where):
+                    raise ValueError(f"its phrase {phrase!r} has the token_positives {where}; expected [start, end]")
+                if where == NOWHERE:
+                    skipped["phrase that is not in its caption"] += 1  # and its masks with it: they stay together
+                    continue
+                way = (len(store), "groundings", text_of(phrase), "rle_masks")
+                marks.append((text_of(phrase), where[0], where[1], take(item, "rle_masks", list), way))
+            shift = _shift(raw, caption, cut, marks)
+            marks = [(phrase, start + shift, end + shift, found, way) for phrase, start, end, found, way in marks]
+            store.append(begin, stop)
+            yield Told(f"record number {number}", text_of(take(record, "file_name", str)), None, caption, marks)
+
+
+def _shift(raw: str, caption: str, cut: int, marks: Sequence[Mark]) -> int:
+    """What to add to offsets: they count from behind the caption's quotation mark, or else from the mark itself."""
+
+    def fits(text: str) -> int:
+        return sum(text[start:end].lower() == phrase.lower() for phrase, start, end, _, _ in marks)
+
+    return -cut if cut and fits(raw) > fits(caption) else 0
+
+
+def read_refcocog(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
+    """RefCOCOg GCG: `{id: {img_file_name, caption, refs: [{sentence, segmentation}]}}`, without offsets."""
+    for number, (_, begin, stop, record) in enumerate(walk(path, problems)):
+        with problems.at(f"{path}: record number {number}"):
+            if not isinstance(record, dict) or len(record) != 1:
+                raise ValueError(f"is {shown(record)}; expected an object with one id")
+            ((name, item),) = record.items()
+            caption, _ = unquoted(" ".join(text_of(take(item, "caption", str)).split()))
+            marks: list[Mark] = []
+            seen: Counter[str] = Counter()
+            for place, ref in enumerate(take(item, "refs", list)):
+                phrase = " ".join(text_of(take(ref, "sentence", str)).split())
+                found = find_phrase(caption, phrase, seen[phrase.lower()])
+                seen[phrase.lower()] += 1
+                if found is None:
+                    skipped["phrase that is not in its caption"] += 1
+                    continue
+                way = (len(store), text_of(name), "refs", place, "segmentation")
+                marks.append((phrase, *found, [take(ref, "segmentation", object)], way))
+            store.append(begin, stop)
+            size = (item["height"], item["width"]) if {"height", "width"} <= item.keys() else None
+            yield Told(f"image {name}", text_of(take(item, "img_file_name", str)), size, caption, marks)
+
+
+def find_phrase(caption: str, phrase: str, number: int = 0, begin: int = 0) -> tuple[int, int] | None:
+    """The characters of a phrase's occurrence `number` (the last where there are fewer), as words, in any case."""
+    if not phrase:
+        return None
+    words = r"\s+".join(re.escape(word) for word in phrase.split())
+    found = [*re.finditer(rf"(?<!\w){words}(?!\w)", caption, re.IGNORECASE)]
+    found = [match for match in found if match.start() >= begin] or found
+    return found[min(number, len(found) - 1)].span() if found else None
+
+
+def read_flickr(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
+    """Flickr GCG: a COCO-style object with `caption`s of images, `tokens_positive` and `sam_mask` of annotations."""
+    images: dict[Any, Told] = {}
+    for key, start, stop, record in walk(path, problems):
+        name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
+        with problems.at(f"{path}: {key.rstrip('s')} {name}"):
+            if key == "images":
+                caption = text_of(take(record, "caption", str)).strip()
+                file, size = text_of(take(record, "file_name", str)), take_size(record)
+                images[take_id(record, "id")] = Told(f"image {name}", file, size, caption)
+            elif key == "annotations":
+                image = take_id(record, "image_id")
+                if image not in images:
+                    raise ValueError(f"is on image id {image}, which is not among the images before it")
+                if not take(record, "area", float) or not all(take(record, "bbox", list)[2:]):
+                    skipped["annotation without an area"] += 1
+                    continue
+                spans = take(record, "tokens_positive", list)
+                if len(spans) != 1 or not isinstance(spans[0], list) or len(spans[0]) != 2:
+                    raise ValueError(f"its 'tokens_positive' is {shown(spans)}; expected [[start, end]]")
+                begin, end = (take({"offset": value}, "offset", int) for value in spans[0])
+                caption, mask = images[image].caption, take(record, "sam_mask", dict)
+                images[image].marks.append((caption[begin:end], begin, end, [mask], (len(store), "sam_mask")))
+                store.append(start, stop)
+    for told in images.values():
+        if told.size is not None and min(told.size) < MIN_SIDE:
+            skipped[f"image below {MIN_SIDE} px"] += 1
+        elif len(told.caption.split()) < MIN_WORDS:
+            skipped[f"caption of fewer than {MIN_WORDS} words"] += 1
+        else:
+            yield told
+
+
+def read_pair(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
+    """The evaluation pair: captions with `labels`, and masks in the labels' order, each by image."""
+    found: dict[Any, list[Any]] = {}
+    for key, start, stop, record in walk(store.path, problems):
+        with problems.at(f"{store.path}: {key.rstrip('s')} at byte {start}"):
+            if key == "annotations":
+                mask = take(record, "segmentation", dict)
+                found.setdefault(take_id(record, "image_id"), []).append((mask, (len(store), "segmentation")))
+                store.append(start, stop)
+    data = read_json(path, dict)
+    files = {image.get("id"): image.get("file_name") for image in take(data, "images", list)}
+    for number, record in enumerate(take(data, "annotations", list)):
+        with problems.at(f"{path}: annotation number {number}"):
+            image, labels = take_id(record, "image_id"), take(record, "labels", list)
+            if image not in files:
+                raise ValueError(f"is on image id {image}, which is not among the images")
+            caption, _ = unquoted(" ".join(take(record, "caption", str).split()))
+            pieces = found.get(image, [])
+            if len(pieces) != len(labels):
+                raise ValueError(
+                    f"has {len(labels)} labels, {store.path.name} has {len(pieces)} masks of image {image}"
+                )
+            marks: list[Mark] = []
+            cursor = 0
+            for label, (mask, way) in zip(labels, pieces, strict=True):
+                where = find_phrase(caption, take({"label": label}, "label", str), 0, cursor)
+                if where is None:
+                    skipped["phrase that is not in its caption"] += 1
+                    continue
+                cursor = where[1]
+                marks.append((label, *where, [mask], way))
+            yield Told(f"image {image}", files[image] or f"{image}.jpg", None, caption, marks)
+
+
+def masks_of_pair(path: Path) -> Path:
+    """The masks' json that belongs to an evaluation's captions."""
+    if "_caption_gt" not in path.name:
+        raise ValueError(f"{path} is not named ..._caption_gt.json; its masks are looked for in ..._mask_gt.json")
+    return path.with_name(path.name.replace("_caption_gt", "_mask_gt"))
+
+
+FORMS: dict[str, Form] = {
+    "ha": read_groundings,
+    "psg": read_groundings,
+    "refcocog": read_refcocog,
+    "flickr": read_flickr,
+    "eval": read_pair,
+}

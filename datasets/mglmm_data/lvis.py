@@ -1,0 +1,61 @@
+"""LVIS: 1203 categories on COCO photographs, annotated as a federation.
+
+What is not annotated may still be there: only `neg_category_ids` are known to be absent from an image, and of
+`not_exhaustive_category_ids` not each instance is marked. So absent targets come from the first, and nothing is asked
+about all of the second.
+Source: Gupta et al., LVIS, arXiv:1908.03195, section 3; lvisdataset.org.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mglmm_data import wording
+from mglmm_data.coco import CocoSource
+from mglmm_data.telling import Split
+
+TASKS = {"panoptic": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
+
+
+class LvisSource(CocoSource):
+    """`lvis_v1_{train,val}.json` and COCO's photographs as a `Source`.
+
+    Args:
+        json_path: the annotations.
+        image_root: the folder of the images, or the one above `train2017/` and `val2017/`; `coco_url` tells which.
+        split, tasks, turns, max_regions, seed, mirror, on_error: as in `CocoSource`.
+    """
+
+    source = "lvis"
+    federated = True
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        image_root: str | Path | None = None,
+        *,
+        split: Split | Mapping[str, Any] | None = None,
+        tasks: Mapping[str, float] | None = None,
+        turns: int = 1,
+        max_regions: int = 10,
+        seed: int = 0,
+        mirror: str = "swap",
+        on_error: str = "fail",
+    ) -> None:
+        super().__init__(
+            json_path,
+            image_root,
+            split=split,
+            tasks=TASKS if tasks is None else tasks,
+            turns=turns,
+            max_regions=max_regions,
+            seed=seed,
+            mirror=mirror,
+            on_error=on_error,
+        )
+
+    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+        """`mouse_(computer_equipment)` is a mouse; `bow_(weapon)` keeps its addition, there are other bows."""
+        return [(name, "") for name in wording.bare(categories)]

@@ -1,0 +1,61 @@
+"""PASCAL-Part: parts of the objects of PASCAL VOC 2010, in the COCO-style json that LISA and VLPart use.
+
+Every category is a part, `aeroplane:left_wing`. The json marks no whole objects and not all parts of every object, so
+nothing is asked that supposes them (`panoptic`, boxes and masks of the object).
+Source: Chen et al., Detect What You Can, arXiv:1406.2031; LISA's layout `vlpart/pascal_part/train.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mglmm_data.coco import CocoSource
+from mglmm_data.paco import part_names
+from mglmm_data.telling import Split
+
+TASKS = {"fine": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
+IMAGES = "VOCdevkit/VOC2010/JPEGImages"
+
+
+class PascalPartSource(CocoSource):
+    """`train.json` and the photographs of VOC 2010 as a `Source`.
+
+    Args:
+        json_path: the annotations.
+        image_root: the photographs; by default `VOCdevkit/VOC2010/JPEGImages` beside the json.
+        split, tasks, turns, max_regions, seed, mirror, on_error: as in `CocoSource`.
+    """
+
+    source = "pascal_part"
+
+    def __init__(
+        self,
+        json_path: str | Path,
+        image_root: str | Path | None = None,
+        *,
+        split: Split | Mapping[str, Any] | None = None,
+        tasks: Mapping[str, float] | None = None,
+        turns: int = 1,
+        max_regions: int = 10,
+        seed: int = 0,
+        mirror: str = "swap",
+        on_error: str = "fail",
+    ) -> None:
+        super().__init__(
+            json_path,
+            Path(json_path).parent / IMAGES if image_root is None else image_root,
+            kind="objects",
+            split=split,
+            tasks=TASKS if tasks is None else tasks,
+            turns=turns,
+            max_regions=max_regions,
+            seed=seed,
+            mirror=mirror,
+            on_error=on_error,
+        )
+
+    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+        """`aeroplane:left_wing` is `left wing of the aeroplane`, a part of `aeroplane`."""
+        return part_names(categories)

@@ -1,0 +1,155 @@
+"""Boxes with a text each, in COCO's form: Visual Genome as GLaMM and GPT4RoI train on it, and every set like it.
+
+`images`: `id, file_name, height, width`; `annotations`: `image_id, bbox` (x, y, w, h in px) and `caption`. In MDETR's
+files (RefCOCO, GLaMM's `RefCoco_Reg`) the text is the image's own `caption`, and an image is there once for each.
+Source: mbzuai-oryx/groundingLMM, `docs/datasets.md` (visual_genome/train.json); ashkamath/mdetr.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mglmm_data.annotation import check_turns
+from mglmm_data.asking import check_weights, draw, given, question, told
+from mglmm_data.masks import Size
+from mglmm_data.reading import (
+    OnError,
+    Packed,
+    Pictures,
+    Problems,
+    load_picture,
+    name_in,
+    read_box,
+    read_json,
+    take,
+    take_id,
+    take_line,
+    take_list,
+    take_size,
+)
+from mglmm_data.sample import Region, Sample, compose
+from mglmm_data.visual_genome import DESCRIBE, with_both_halves
+from mglmm_data.world import templates
+
+
+class RegionCaptions:
+    """A json as above and the images as a `Source`; a sample is a picture with all its regions.
+
+    Args:
+        path: the json.
+        image_root: the folder of the images, or several.
+        tasks: task -> weight, of describe (region to text) and locate (text to box).
+        turns: questions drawn for each image; None for all of them, in order (evaluation).
+        point_share: how often a given region is the point in the middle of its box.
+        clip_boxes: cut boxes at the border, counted; off, a box that leaves its image by more than 1 px is an error.
+        min_side: boxes with a side below this many px are left out, and counted (GLaMM leaves out those below 1).
+        on_error: a wrong record is an error (fail), or left out and listed in `problems.found` (count).
+
+    Raises:
+        ValueError: the json is damaged, a record is malformed, an image is missing, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        image_root: str | Path | Sequence[str | Path],
+        *,
+        tasks: Mapping[str, float] | None = None,
+        turns: int | None = 3,
+        point_share: float = 0.0,
+        clip_boxes: bool = False,
+        min_side: float = 1.0,
+        seed: int = 0,
+        mirror: str = "swap",
+        on_error: OnError = "fail",
+    ) -> None:
+        self.path, self.turns, self.seed, self.mirror = Path(path), check_turns(turns), seed, mirror
+        self.tasks, self.point_share = check_weights(tasks or {"describe": 1.0}, ("describe", "locate")), point_share
+        self.clip, self.min_side, self.problems = clip_boxes, min_side, Problems(on_error)
+        self.skipped: Counter[str] = Counter()
+        """What is repaired or left out by an option, counted: boxes cut at the border, boxes below `min_side`."""
+        data = read_json(self.path, dict)
+        images = self._images(take_list(data, "images", self.path), Pictures(with_both_halves(image_root)))
+        grouped: dict[tuple[str, Size], list[Any]] = {}
+        for number, record in enumerate(take_list(data, "annotations", self.path)):
+            with self.problems.at(f"{self.path}: annotation {name_in(record, number)}"):
+                image = take_id(record, "image_id")
+                if image not in images:
+                    raise ValueError(f"is on image id {image}, which is not among the images that could be used")
+                file, size, caption = images[image]
+                if item := self._item(record, size, caption):
+                    grouped.setdefault((file, size), []).append(item)
+        self._packed = Packed([file, size, items] for (file, size), items in grouped.items())
+        if not grouped:
+            raise ValueError(f"{self.path} has no region with a text; {len(self.problems.found)} records are wrong")
+
+    def _images(self, records: list[Any], pictures: Pictures) -> dict[int | str, tuple[str, Size, str]]:
+        images: dict[int | str, tuple[str, Size, str]] = {}
+        for number, record in enumerate(records):
+            with self.problems.at(f"{self.path}: image {name_in(record, number)}"):
+                identity, size = take_id(record, "id"), take_size(record)
+                if identity in images:
+                    raise ValueError("its id is there twice; ids must be unique")
+                caption = take_line(record, "caption") if "caption" in record else ""
+                images[identity] = (pictures.find(take(record, "file_name", str)), size, caption)
+        return images
+
+    def _item(self, record: Any, size: Size, caption: str) -> tuple[Any, str] | None:
+        text = take_line(record, "caption") if "caption" in record or not caption else caption
+        values = take(record, "bbox", list)
+        try:
+            box, cut = read_box(values, size, "xywh", clip=self.clip)
+        except ValueError as error:
+            hint = "" if self.clip or "leaves" not in str(error) else " (clip_boxes: true cuts such boxes)"
+            raise ValueError(f"{error}{hint}") from error
+        if min(values[2:]) < self.min_side:
+            self.skipped[f"box below {self.min_side:g} px"] += 1
+            return None
+        self.skipped["box cut at the border"] += cut
+        return box, text
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def sample(self, index: int, epoch: int = 0) -> Sample:
+        """The picture at `index` with questions drawn by (seed, index, epoch); `Region.label` is a region's text.
+
+        Raises:
+            ValueError: the image is damaged, or of another size than the json says.
+        """
+        file, (height, width), items = self._packed[index]
+        size = (height, width)
+        loaded = load_picture(file, size, f"{self.path}: image {Path(file).name}")
+        rng = np.random.default_rng([self.seed, index, epoch])
+        regions, conversations = [], []
+        told_of: list[Any] = items
+        for task, (box, text) in draw(dict.fromkeys(self.tasks, told_of), self.tasks, self.turns, rng):
+            last = len(regions)
+            if task == "locate":
+                regions.append(Region(size, box=tuple(box), label=text))
+                words = text.rstrip(" .")
+                asked, (answer, phrases) = (
+                    question(templates.FIND_BOX, rng, x=words),
+                    compose((words, (last,)), "."),
+                )
+            else:
+                regions.append(given(tuple(box), size, self.point_share, rng, text))
+                asked, answer, phrases = question(DESCRIBE, rng, (last,)), text, ()
+            conversations.append(told(asked, answer, phrases, task=task))
+        return Sample(
+            image=loaded.pixels,
+            regions=tuple(regions),
+            conversations=tuple(conversations),
+            id=f"{self.path.stem}/{Path(file).stem}",
+            meta={
+                "source": "region_captions",
+                "file": file,
+                "notes": loaded.notes,
+                "mirror": self.mirror,
+            },
+        )

@@ -1,0 +1,101 @@
+"""What a stage reads: batches of like length, and samples that cannot be read."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mglmm.config import StageConfig
+from mglmm.train.data import GroundingData, LeftOut
+from mglmm_data.batches import Extent, filled
+
+WORLD = {"type": "world", "turns": 3, "size": 64}
+
+
+def stage(**changes):
+    plain = {"name": "words", "max_steps": 3, "per_device_train_batch_size": 2, "sources": {"world": WORLD}}
+    return StageConfig(**{**plain, **changes})
+
+
+def rows(data, steps):
+    return [data(step)[0].grounding.input_ids for step in steps]
+
+
+def test_a_window_holds_the_same_samples_in_batches_of_like_length(tiny):
+    plain, windowed = (GroundingData(stage(batch_window=window), tiny[1], seed=4) for window in (1, 6))
+    pad = tiny[1].ids.pad
+
+    def contents(batches):
+        return sorted(tuple(row[row != pad].tolist()) for batch in batches for row in batch)
+
+    def share(batches):
+        return filled([[Extent((int((row != pad).sum()),)) for row in batch] for batch in batches])
+
+    one, other = rows(plain, range(6)), rows(windowed, range(6))
+    assert contents(one) == contents(other) and share(other) > max(0.9, share(one))
+    again = GroundingData(stage(batch_window=6), tiny[1], seed=4)
+    assert all(torch.equal(again(step)[0].grounding.input_ids, other[step]) for step in (4, 1))
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A JSONL of four pictures, of which the third is cut off and the line of the fourth is no json."""
+    lines = []
+    for number in range(4):
+        Image.fromarray(np.full((40, 40, 3), 60 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "regions": [{"label": "dog", "box": [5, 5, 30, 30]}]}))
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:60])
+    (tmp_path / "samples.jsonl").write_text("\n".join([*lines[:3], "{"]) + "\n")
+    return {"type": "jsonl", "path": str(tmp_path), "tasks": {"panoptic": 1}}
+
+
+def test_what_cannot_be_read_stops_or_is_counted(tiny, damaged):
+    with pytest.raises(ValueError, match=r"samples.jsonl: line 4: is no json"):
+        GroundingData(stage(sources={"mine": damaged}), tiny[1], seed=0)
+    data = GroundingData(stage(sources={"mine": damaged}, on_error="count", per_device_train_batch_size=3), tiny[1], 0)
+    assert len(data.problems) == 1 and "line 4" in data.problems[0]
+    batch, left_out = data(0)
+    assert len(batch.grounding.pixels) == 2 and len(data.shown(3)) == 2
+    assert len(left_out.problems) == 1 and "2.png is truncated or damaged" in left_out.problems[0]
+    assert "source 'mine', sample 2" in left_out.problems[0]
+    assert LeftOut() == LeftOut(0, ())
+
+
+def test_a_batch_of_nothing_is_an_error(tiny, damaged):
+    data = GroundingData(stage(sources={"mine": damaged}, on_error="count", per_device_train_batch_size=1), tiny[1], 0)
+    with pytest.raises(ValueError, match=r"only 0 of 1 samples in a row could be read.*check-data"):
+        for step in range(3):
+            data(step)
+
+
+def test_a_run_lists_at_its_end_what_it_left_out(command, recipe, damaged):
+    plan = yaml.safe_load(recipe.read_text())
+    plan["stages"][0] |= {"sources": {"mine": damaged}, "on_error": "count", "per_device_train_batch_size": 3}
+    recipe.write_text(yaml.safe_dump(plan))
+    done = command("train", recipe)
+    assert done.code == 0, done.err
+    assert "left out because they could not be read: 4, 2 different" in done.err
+    assert "3 x source 'mine', sample 2" in done.err and "line 4: is no json" in done.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"multiplicities": {"wrld": 1}}, "multiplicities name \\['wrld'\\]"),
+        ({"multiplicities": {"world": 1}, "weights": {"world": 1}}, "instead of weights"),
+        ({"temperature": 0}, "greater than 0"),
+        ({"on_error": "skip"}, "'fail' or 'count'"),
+    ],
+)
+def test_a_stage_refuses_what_contradicts_itself(changes, words):
+    with pytest.raises(ValueError, match=words):
+        stage(**changes)
+
+
+def test_multiplicities_reach_the_mixture(tiny):
+    sources = {"a": {**WORLD, "seed_start": 9_999_995}, "b": {**WORLD, "seed_start": 9_999_990}}
+    data = GroundingData(stage(sources=sources, multiplicities={"a": 2}), tiny[1], 0)
+    assert data.mixture.epoch_length == 2 * 5 + 10

@@ -1,0 +1,131 @@
+"""Checking data: everything is counted, everything wrong is listed by kind, and leaks between splits are found."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mglmm_data.check import Found, check, kind_of, leaks, split_of, spread
+
+SIZE = (30, 40)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images one, two, three with a cup each; the second mask of one is black."""
+    rng = np.random.default_rng(0)
+    for name in ("one", "two", "three"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 255, (*SIZE, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        mask = np.zeros(SIZE, np.uint8)
+        mask[5:20, 5:20] = 255
+        Image.fromarray(mask).save(tmp_path / "masks" / name / "red_cup.png")
+    return tmp_path
+
+
+def spec(folder, **keys):
+    return {"type": "folder", "root": str(folder), "tasks": {"panoptic": 1}, **keys}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_right_is_counted(folder, processes):
+    told = []
+    report = check({"mine": spec(folder)}, processes=processes, on_progress=lambda *values: told.append(values))
+    found = report.found["mine"]
+    assert not report.problems and (found.samples, found.looked_at, len(found.images), found.phrases) == (3, 3, 3, 3)
+    assert found.regions == {"mask": 3} and found.categories == {"red cup": 3} and found.tasks == {"panoptic": 3}
+    assert found.shown == [0, 1, 2] and told[-1] == ("mine", 3, 3)
+    assert json.loads(json.dumps(report.to_json()))["sources"]["mine"]["images"] == 3
+    assert check({"mine": spec(folder)}, processes=1, limit=2).found["mine"].looked_at == 2
+
+
+def test_what_is_wrong_is_listed_by_kind(folder):
+    (folder / "images" / "two.png").write_bytes((folder / "images" / "two.png").read_bytes()[:80])
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "masks" / "one" / "plate.png")
+    Image.fromarray(np.full((5, 5), 255, np.uint8)).save(folder / "masks" / "three" / "fork.png")
+    (folder / "masks" / "four").mkdir()
+    report = check({"mine": spec(folder)}, processes=1)
+    kinds = {problem.kind: problem.problem for problem in report.problems}
+    assert "two.png is truncated or damaged" in kinds["unreadable file"]
+    assert "plate.png is all black" in kinds["empty mask"]
+    assert "fork.png is (5, 5), its image (30, 40)" in kinds["another size"]
+    assert "masks/four has no image" in kinds["malformed annotation"]
+    assert sorted(problem.index for problem in report.problems if problem.index is not None) == [0, 1, 2]
+    assert report.found["mine"].looked_at == 3 and report.found["mine"].shown == []
+
+
+def test_samples_that_can_be_read_may_still_be_wrong(tmp_path):
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "a.png")
+    empty = {"label": "cup", "mask": {"size": [30, 40], "counts": [1200]}}
+    turns = [
+        {"role": "user", "text": "What?"},
+        {"role": "assistant", "text": "a cup", "phrases": [{"text": "a cup", "regions": [0]}]},
+    ]
+    line = {"image": "a.png", "regions": [empty, {"box": [1, 1, 5, 5]}], "conversations": [{"turns": turns}]}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(line) + "\n")
+    report = check({"mine": {"type": "jsonl", "path": str(tmp_path)}}, processes=1)
+    assert {problem.kind for problem in report.problems} == {
+        "empty mask",
+        "phrase without a mask",
+        "mask without a phrase",
+    }
+    assert all(problem.index == 0 and problem.file.endswith("a.png") for problem in report.problems)
+
+
+def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
+    lines = [{"image": f"images/{name}.png", "conversations": []} for name in ("one", "two")]
+    (folder / "val.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    specs = {name: {"type": "jsonl", "path": str(folder / f"{name}.jsonl")} for name in ("train", "val")}
+    report = check(specs, processes=1)
+    (leak,) = report.leaks
+    assert leak.kind == "in two splits" and leak.source == "val" and leak.problem.endswith("trained on in train")
+    assert leak.file.endswith("one.png") and report.problems == [leak]
+    parts = {part: spec(folder, split={"part": part}) for part in ("train", "validation")}
+    assert not check(parts, processes=1).leaks
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "split"),
+    [
+        ("refcoco/val", {"split": "val"}, "held out"),
+        ("mine", {"split": {"part": "train"}}, "train"),
+        ("mine", {"split": {"part": "all"}}, ""),
+        ("x", {"json_path": "a/instances_val2017.json"}, "held out"),
+        ("coco_train", {}, "train"),
+        ("x", {"split": "testA"}, "held out"),
+        ("mine", {"root": "valley/photos"}, ""),
+    ],
+)
+def test_which_split_a_source_is(name, keys, split):
+    assert split_of(name, {"type": "folder", **keys}) == split
+    assert not leaks(name, {name: keys}, {name: Found(name, images={"a": "b"})})
+
+
+def test_a_source_that_cannot_be_made_is_a_problem_and_the_rest_is_read(folder, tmp_path):
+    report = check({"gone": spec(tmp_path / "gone"), "mine": spec(folder), "odd": {"type": "foldr"}}, processes=1)
+    assert [(problem.source, problem.index) for problem in report.problems] == [("gone", None), ("odd", None)]
+    assert report.found["mine"].looked_at == 3
+
+
+def test_the_world_is_looked_at_in_part():
+    report = check({"world": {"type": "world", "size": 64, "turns": 1}}, processes=1, limit=2)
+    assert report.found["world"].looked_at == 2 and not report.problems
+
+
+def test_bad_arguments(folder):
+    with pytest.raises(ValueError, match="no source to check"):
+        check({})
+    with pytest.raises(ValueError, match="processes is 0"):
+        check({"mine": spec(folder)}, processes=0)
+    with pytest.raises(ValueError, match="limit is 0"):
+        check({"mine": spec(folder)}, limit=0)
+
+
+def test_spread_and_kinds():
+    assert spread(10, 3) == [0, 3, 6] and spread(2, 3) == [0, 1] and spread(0, 3) == []
+    assert spread(2, 2, [5, 9]) == [5, 9]
+    assert kind_of("box (1, 2) is not inside the image of 3x3 px") == "outside the image"
+    assert kind_of("a.jpg does not exist") == "missing file" and kind_of("odd") == "malformed annotation"

@@ -1,0 +1,141 @@
+"""Whatever stands in a field of an annotation file, the reader names the file and the record, or reads it."""
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mglmm_data.reading import Packed, Pictures, Problems, read_box, read_lines, take
+from mglmm_data.registry import make_source
+
+JUNK = [None, "", "x", -1, 1.5, float("nan"), True, [], {}, ["x"], [None], [{}], "../../etc/passwd"]
+CHAT = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "He."}]
+IMAGE = {"id": 1, "file_name": "1.jpg", "height": 20, "width": 40}
+GRIT = {
+    "id": "7", "image": "1.jpg", "image_w": 40, "image_h": 20,
+    "conversations": [{"from": "human", "value": "What is the object <bbox_location0>?"}, CHAT[1]],
+    "box_x1y1x2y2": [[[1, 2, 3, 4]], []], "words": [["the object"], []], "masks": [[], []],
+}  # fmt: skip
+PAIR = {"qa_id": 7, "type": "which", "question": "Which?", "answer": 1, "multiple_choices": [0]}
+SEVEN = {
+    "images": [{"image_id": 1, "filename": "1.jpg", "split": "test", "qa_pairs": [PAIR]}],
+    "boxes": [{"box_id": i, "x": i, "y": 1, "width": 5, "height": 6} for i in range(2)],
+}
+POINT = {"1": [{"question": "What is this dog?", "answer": "white", "point": {"x": 7, "y": 9}}]}
+FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
+    "captions": ({}, {"images": [IMAGE], "annotations": [{"id": 5, "image_id": 1, "caption": "A dog."}]}),
+    "llava_instruct": ({}, [{"id": "1", "image": "1.jpg", "conversations": CHAT}]),
+    "region_captions": (
+        {},
+        {"images": [IMAGE], "annotations": [{"id": 5, "image_id": 1, "bbox": [1, 2, 5, 6], "caption": "A dog."}]},
+    ),
+    "grit": ({}, [GRIT]),
+    "benchmark/visual7w": ({}, SEVEN),
+    "benchmark/pointqa": ({}, POINT),
+}
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*at, key)
+            yield from places(value[key], (*at, key))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_spoiled(family, tmp_path):
+    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "1.jpg")
+    path, (options, data) = tmp_path / "data.json", FAMILIES[family]
+    kind, _, name = family.partition("/")
+    spec = {"type": kind, "path": path, "image_root": tmp_path, **options, **({"name": name} if name else {})}
+    path.write_text(json.dumps(data))
+    assert make_source(spec).sample(0).conversations
+    refused = 0
+    for at in places(data):
+        for junk in (*JUNK, "gone"):
+            spoiled = copy.deepcopy(data)
+            inner = spoiled
+            for key in at[:-1]:
+                inner = inner[key]
+            if junk == "gone":
+                del inner[at[-1]]
+            else:
+                inner[at[-1]] = junk
+            path.write_text(json.dumps(spoiled))
+            try:
+                source = make_source(spec)
+                for index in range(len(source)):
+                    source.sample(index)
+            except ValueError as error:
+                assert "data.json" in str(error), (at, junk)
+                refused += 1
+    assert refused > 20
+
+
+def test_packed_records_are_as_they_were():
+    records = [{"a": [1, 2.5, None, "ü\u2028"]}, [], "text", 0]
+    packed = Packed(records)
+    assert list(packed) == records and packed[-1] == 0 and len(packed) == 4
+    assert packed.num_bytes < 100
+    with pytest.raises(IndexError, match="record 4 of 4"):
+        packed[4]
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "box", "cut"),
+    [
+        ([1, 2, 3, 4], "xywh", (1, 2, 4, 6), False),
+        ([1, 2, 3, 4], "xyxy", (1, 2, 3, 4), False),
+        ([0, 0, 40.5, 20], "xyxy", (0, 0, 40, 20), True),
+        ([-0.5, 0, 10, 20], "xywh", (0, 0, 9.5, 20), True),
+    ],
+)
+def test_boxes(values, form, box, cut):
+    assert read_box(values, (20, 40), form) == (box, cut)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, 2, 3], "expected four numbers"),
+        ([1, 2, "3", 4], "expected four finite numbers"),
+        ([1, 2, float("inf"), 4], "expected four finite numbers"),
+        ([5, 5, 5, 9], "has no area"),
+        ([39, 1, 50, 9], "leaves the image of 40x20 px by 10 px"),
+        ([41, 1, 50, 9], "lies outside the image of 40x20 px"),
+    ],
+)
+def test_boxes_that_are_none(values, message):
+    with pytest.raises(ValueError, match=message):
+        read_box(values, (20, 40), "xyxy")
+    if "leaves" in message:
+        assert read_box(values, (20, 40), "xyxy", clip=True) == ((39, 1, 40, 9), True)
+
+
+def test_pictures_are_found_inside_their_folders_only(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("in/sub/000000000009.jpg", "out.jpg"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / name)
+    pictures = Pictures([tmp_path / "in", tmp_path / "in" / "sub"])
+    assert pictures.find("sub/000000000009.jpg") == str(tmp_path / "in/sub/000000000009.jpg")
+    assert pictures.find("COCO_val2014_000000000009.jpg") == pictures.find("000000000009.jpg")
+    assert pictures.find("sub/../sub/000000000009.jpg") == pictures.find("sub/000000000009.jpg")
+    for name in ("../out.jpg", str(tmp_path / "out.jpg"), "sub/../../out.jpg"):
+        with pytest.raises(ValueError, match="leaves the folder"):
+            pictures.find(name)
+    with pytest.raises(ValueError, match="image folder .* does not exist"):
+        Pictures(tmp_path / "nowhere")
+
+
+def test_policies_and_types(tmp_path):
+    with pytest.raises(ValueError, match=r"on_error is 'cuont', did you mean 'count'"):
+        Problems("cuont")
+    assert take({"a": 3}, "a", float) == 3
+    with pytest.raises(ValueError, match=r"its 'a' is True \(bool\); expected a whole number"):
+        take({"a": True}, "a", int)
+    (tmp_path / "a.txt").write_bytes("\ufeffone\u2028two\n\n three \n".encode())
+    assert [number for number, _ in read_lines(tmp_path / "a.txt")] == [1, 3]
