@@ -80,7 +80,8 @@ class Answer:
         notes: one sentence each about what was done to the input or went wrong with the output.
         truncated: the token limit cut the answer.
         score_kind: `mask_x_text` (mean probability inside the mask times that of the words) or `probability` (that
-            the instance is right, see `mglmm.confidence`).
+            the instance is right, see `mglmm.confidence`). Where boxes were spelt it is always the first; a box has
+            the probability of its words alone.
         prompt: the question, clean text.
 
     Raises:

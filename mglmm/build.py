@@ -22,30 +22,17 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mglmm.config import BUNDLED, Strict
+from mglmm.config_check import SmallSizes
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.tokenizer import tokenizer_hash
 from mglmm.tokens import add_markers, special_ids
 from sam_bridge.config import parts
 from sam_bridge.sam import HfSam
-from sam_bridge.small import PATCH, SmallConfig
+from sam_bridge.small import PATCH
 
 FRESH = ("mask_mean", "ferret", "glamm")
 """Region encoders that can be drawn from nothing."""
-
-
-class SmallSizes(Strict):
-    """The small backbone, see `sam_bridge.small.SmallConfig`."""
-
-    side: int = 192
-    stem: tuple[int, int, int] = (24, 48, 96)
-    dim: int = 192
-    depth: int = 6
-    heads: int = 3
-    prompt_dim: int = 128
-    decoder_layers: int = 2
-    decoder_heads: int = 4
-    decoder_mlp: int = 256
 
 
 class LanguageSizes(Strict):
@@ -179,7 +166,7 @@ def model_config(
     return MglmmConfig(
         llava_config=llava.to_dict(),
         sam_config=sam.sam.config.to_dict() if sam is not None else None,
-        small_config=SmallConfig(**config.small.model_dump()).to_dict() if config.small is not None else None,
+        small_config=config.small.to_dict() if config.small is not None else None,
         vision=config.vision,
         read_offset=config.read_offset,
         seg_token_id=ids.seg,

@@ -33,7 +33,9 @@ class Chat:
         first = len(self.regions)
         mentions = tuple(replace(mention, region=first + mention.region) for mention in turn.mentions)
         turns = (*self.turns, replace(turn, mentions=mentions))
-        notes = (*(self.notes if not self.answers else ()), *marker_notes(prompt, self.grounder.processor.form))
+        processor = self.grounder.processor
+        spelt = marker_notes(prompt, processor.form, processor.literal.special)
+        notes = (*(self.notes if not self.answers else ()), *spelt)
         prepared = [Prepared(0, turns, (*self.regions, *regions), notes, prompt)]
         grounder = self.grounder
         prompts = grounder.prompts(self.images, prepared)

@@ -146,6 +146,29 @@ def runs_dir() -> Path:
     return Path(os.environ.get("MGLMM_RUNS") or Path.home() / ".cache" / "mglmm" / "runs")
 
 
+class Loader(yaml.SafeLoader):
+    """YAML in which a key may stand only once; else the last of them would count, without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} is there twice, again in line {line}; keep one of them")
+            seen.add((key.tag, str(key.value)))
+        return node
+
+
+def load_yaml(text: str) -> Any:
+    """A YAML text as plain values.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key is there twice.
+    """
+    return yaml.load(text, Loader)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping; `path` may also name a file under `configs/` (`train/world`, `train/world.yaml`).
 
@@ -156,7 +179,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     found = find_config(path)
     try:
-        data = yaml.safe_load(found.read_text(encoding="utf-8"))
+        data = load_yaml(found.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{found} is not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
@@ -217,7 +240,7 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
                 node[found] = {}
             node = node[found]
         try:
-            node[place(node, last, text)] = yaml.safe_load(value)
+            node[place(node, last, text)] = load_yaml(value)
         except yaml.YAMLError as error:
             raise ValueError(f"override {text!r}: {' '.join(str(error).split())}") from None
     return out
@@ -252,7 +275,7 @@ def parse(model: type[ConfigT], data: dict[str, Any], origin: str) -> ConfigT:
 def explain(model: type[BaseModel], error: Any) -> str:
     """One pydantic error as a sentence."""
     where = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = known_keys(model, error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
@@ -268,13 +291,17 @@ def known_keys(model: type[BaseModel], walk: Sequence[str | int]) -> list[str]:
     """Field names at a place inside `model`."""
     current: Any = model
     for part in walk:
-        if isinstance(part, int) or not (isinstance(current, type) and issubclass(current, BaseModel)):
+        if isinstance(part, int) or part not in keys_of(current):
             continue
-        annotation = current.model_fields[part].annotation
-        inner = [arg for arg in (annotation, *getattr(annotation, "__args__", ())) if isinstance(arg, type)]
-        models = [arg for arg in inner if issubclass(arg, BaseModel)]
-        current = models[0] if models else current
-    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        annotation = keys_of(current)[part].annotation
+        inner = [arg for arg in (annotation, *getattr(annotation, "__args__", ())) if keys_of(arg)]
+        current = inner[0] if inner else current
+    return sorted(keys_of(current))
+
+
+def keys_of(model: Any) -> dict[str, Any]:
+    """The fields of a pydantic model or dataclass; of anything else none."""
+    return getattr(model, "__pydantic_fields__", {}) if isinstance(model, type) else {}
 
 
 def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,6 +41,8 @@ from sam_bridge.canvas import Canvas
 if TYPE_CHECKING:
     from mglmm.chat import Chat
 
+UNSAID = -10.0
+"""Log-probability that stands for the words of a phrase without any: what is not named is not named right."""
 DESCRIBE = "Describe the image and segment everything."
 
 
@@ -147,7 +149,7 @@ class Grounder:
             index = known[key]
             check_regions(regions, pixels[index])
             turn = user_turn(prompt, regions)
-            notes = (*notes_of[index], *marker_notes(prompt, self.processor.form))
+            notes = (*notes_of[index], *marker_notes(prompt, self.processor.form, self.processor.literal.special))
             prepared.append(Prepared(index, (turn,), tuple(regions), notes, prompt))
         return self.answer(pixels, prepared, options or self.options)
 
@@ -245,7 +247,7 @@ class Grounder:
                     image=image,
                     notes=(*each.notes, *read.notes, *cut),
                     truncated=out.truncated,
-                    score_kind="mask_x_text" if self.model.config.confidence is None else "probability",
+                    score_kind="probability" if self.judges(read) else "mask_x_text",
                     prompt=each.prompt,
                 )
             )
@@ -268,23 +270,31 @@ class Grounder:
         mean log-probability of the phrase's tokens (an IoU head that no loss has trained means nothing).
         """
         canvas = self.processor.canvas(size)
+        judged = self.judges(read)
+        seg_at = [position for position, token in enumerate(out.ids) if token == self.processor.ids.seg]
         found = []
         for phrase in read.phrases:
-            instances = [self.instance(masks, seg, canvas, phrase, out) for seg in phrase.segs]
-            likely = text_score(phrase, out)
+            likely = text_score(phrase, out, seg_at)
+            instances = [self.instance(masks, seg, canvas, phrase, out, judged, likely) for seg in phrase.segs]
             instances += [Instance(None, box, likely) for box in phrase.boxes]
             found.append(Phrase(read.text[phrase.start : phrase.end], (phrase.start, phrase.end), tuple(instances)))
         return tuple(found)
 
-    def instance(self, masks: Decoded, seg: int, canvas: Canvas, phrase: ReadPhrase, out: Generated) -> Instance:
+    def judges(self, read: ReadAnswer) -> bool:
+        """Are all scores of an answer probabilities: a box that was spelt has no mask that could be judged."""
+        return self.model.config.confidence is not None and not any(phrase.boxes for phrase in read.phrases)
+
+    def instance(
+        self, masks: Decoded, seg: int, canvas: Canvas, phrase: ReadPhrase, out: Generated, judged: bool, likely: float
+    ) -> Instance:
+        """One mask at image size, scored by `mglmm.confidence` where it is `judged`."""
         logit = canvas.logits_back(masks.logits[[seg]])[0]
         mask = (logit > 0).numpy()
         weights = self.model.config.confidence
-        if weights is not None:
+        if judged and weights is not None:
             score = confidence(self.evidence(masks, seg, phrase, out), weights)
         else:
-            sure = float(logit.sigmoid()[logit > 0].mean()) if mask.any() else 0.0
-            score = sure * text_score(phrase, out)
+            score = likely * (float(logit.sigmoid()[logit > 0].mean()) if mask.any() else 0.0)
         return Instance(mask, box_of(mask), score)
 
     def evidence(self, masks: Decoded, seg: int, phrase: ReadPhrase, out: Generated) -> np.ndarray:
@@ -293,7 +303,7 @@ class Grounder:
         places = [position for position, token in enumerate(out.ids) if token == ids.seg]
         first = phrase.tokens[0] - 1 if phrase.tokens else -1
         opened = first >= 0 and out.ids[first] == ids.phrase_open
-        words = tuple(out.logprobs[position] for position in phrase.tokens)
+        words = tuple(out.logprobs[position] for position in phrase.tokens) or (UNSAID,)
         spoken = Spoken(words, out.logprobs[first] if opened else 0.0, out.logprobs[places[seg]])
         return features(masks.logits[seg], float(masks.quality[seg]), spoken)
 
@@ -307,7 +317,7 @@ class Grounder:
         """Answer while it comes: pieces of text, phrases as soon as their masks are there, at last the whole answer."""
         loaded = load_image(image)
         check_regions(regions, loaded.pixels)
-        notes = (*loaded.notes, *marker_notes(prompt, self.processor.form))
+        notes = (*loaded.notes, *marker_notes(prompt, self.processor.form, self.processor.literal.special))
         prepared = [Prepared(0, (user_turn(prompt, regions),), tuple(regions), notes, prompt)]
         images = self.encode([loaded.pixels])
         pixels, options = loaded.pixels, options or self.options
@@ -347,10 +357,10 @@ class Grounder:
         return Chat(self, image)
 
 
-def text_score(phrase: ReadPhrase, out: Generated) -> float:
-    """exp of the mean log-probability of the phrase's own tokens; 1 for a phrase without words."""
-    logprobs = [out.logprobs[position] for position in phrase.tokens]
-    return math.exp(sum(logprobs) / len(logprobs)) if logprobs else 1.0
+def text_score(phrase: ReadPhrase, out: Generated, seg_at: Sequence[int]) -> float:
+    """exp of the mean log-probability of the phrase's tokens, or of its `[SEG]` (at `seg_at`) where it has no words."""
+    places = phrase.tokens or [seg_at[seg] for seg in phrase.segs]
+    return math.exp(sum(out.logprobs[place] for place in places) / len(places)) if places else 0.0
 
 
 def check_regions(regions: Sequence[Region], pixels: np.ndarray) -> None:
@@ -364,7 +374,7 @@ def check_regions(regions: Sequence[Region], pixels: np.ndarray) -> None:
             )
 
 
-def marker_notes(prompt: str, form: PromptFormat) -> tuple[str, ...]:
-    """Say it when a prompt spells a marker of ours or of the published model: it is read as text."""
-    spelt = [marker for marker in dict.fromkeys((*MARKERS, *form.tokens)) if marker in prompt]
+def marker_notes(prompt: str, form: PromptFormat, special: Iterable[str] = ()) -> tuple[str, ...]:
+    """Say it when a prompt spells a marker of ours or of the published model, or another special token: it is text."""
+    spelt = [token for token in dict.fromkeys((*MARKERS, *special, *form.tokens)) if token in prompt]
     return (f"the prompt contains {', '.join(spelt)}; it was read as plain text",) if spelt else ()

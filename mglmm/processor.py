@@ -144,7 +144,7 @@ class MglmmProcessor:
             original: mask targets at the size of the image instead of the decoder's.
 
         Raises:
-            ValueError: no conversation of any sample fits.
+            ValueError: no conversation of any sample fits, or none has one.
         """
         pixels, clip, canvases = self.pixels([sample.image for sample in samples])
         rows, row_image, left_out = [], [], 0
@@ -154,7 +154,12 @@ class MglmmProcessor:
             row_image += [index] * len(found)
             left_out += lost
         if not rows:
-            raise ValueError(f"none of {left_out} conversations fits into max_length {max_length}; raise it")
+            names = ", ".join(repr(sample.id) for sample in samples)
+            if not left_out:
+                raise ValueError(f"sample {names} has no conversation to learn from; give it one, or leave it out")
+            raise ValueError(
+                f"sample {names}: none of {left_out} conversations fits into max_length {max_length}; raise it"
+            )
         given = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.given]
         targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
         picked = pick([image for image, _ in targets], masks_per_image, rng)

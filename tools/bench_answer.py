@@ -27,9 +27,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from mglmm.build import LanguageSizes, ModelConfig, SmallSizes, build
+from mglmm.build import LanguageSizes, ModelConfig, build
 from mglmm.checkpoint import load_checkpoint
 from mglmm.config import load_config
+from mglmm.config_check import SmallSizes
 from mglmm.encode import user_turn
 from mglmm.generate import GenerationOptions, Prompted, Run
 from mglmm.grounder import Grounder, Prepared

@@ -169,8 +169,9 @@ def _from_pillow(image: Image.Image, name: str, path: str) -> LoadedImage:
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"{name} has {frames} frames; the first is used")
-    if any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()) or ()) or image.mode.startswith("I;16"):
-        notes.append(f"{name} has 16 bits a channel; scaled to 8 bits by its full range")
+    bits = _channel_bits(image)
+    if bits > 8:
+        notes.append(_deep_note(name, bits))
     try:
         if frames > 1:
             image.seek(0)
@@ -182,8 +183,8 @@ def _from_pillow(image: Image.Image, name: str, path: str) -> LoadedImage:
         image = ImageOps.exif_transpose(image)
         notes.append(f"{name} is rotated as its EXIF orientation ({orientation}) says")
     if image.mode.startswith("I") or image.mode == "F":
-        image, more = _to_eight_bits(image, name)
-        notes += [note for note in more if note not in notes]
+        notes += [] if bits > 8 else [_deep_note(name, 16)]
+        image = _to_eight_bits(image, name, bits)
     if image.mode == "CMYK":
         notes.append(f"{name} is CMYK; converted to RGB")
     if image.has_transparency_data:
@@ -198,7 +199,24 @@ def _from_pillow(image: Image.Image, name: str, path: str) -> LoadedImage:
     return LoadedImage(pixels=pixels, notes=tuple(notes), path=path)
 
 
-def _to_eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, list[str]]:
+def _channel_bits(image: Image.Image) -> int:
+    """Bits a channel in the file, from what Pillow's decoder is told about it; 8 where it is told nothing."""
+    bits = 16 if image.mode.startswith("I;16") else 8
+    for tile in getattr(image, "tile", None) or ():
+        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        packed = re.match(r"(?:I|L|RGB|CMYK)\w?;(\d+)", str(told[0])) if told else None
+        if tile[0].startswith("ppm"):
+            bits = max(8, int(told[1]).bit_length())  # of the greatest value
+        elif packed:
+            bits = max(8, int(packed[1]))
+    return bits
+
+
+def _deep_note(name: str, bits: int) -> str:
+    return f"{name} has {bits} bits a channel; scaled to 8 bits by its full range"
+
+
+def _to_eight_bits(image: Image.Image, name: str, bits: int) -> Image.Image:
     """Modes I;16*, I and F to L; 16-bit RGB needs nothing, Pillow's decoder keeps the high byte of each channel."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -206,8 +224,8 @@ def _to_eight_bits(image: Image.Image, name: str) -> tuple[Image.Image, list[str
             f"{name} has {'float' if image.mode == 'F' else '32-bit'} pixels ({values.min()} to {values.max()}), "
             "whose white is anyone's guess; save it with 8 or 16 bits"
         )
-    gray = Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8))
-    return gray, [f"{name} has 16 bits a channel; scaled to 8 bits by its full range"]
+    shift = bits - 8 if image.mode.startswith("I;16") else 8  # Pillow widens 12 bits to 16 in some formats, not in TIFF
+    return Image.fromarray((values.astype(np.uint32) >> shift).astype(np.uint8))
 
 
 def _from_array(array: np.ndarray) -> LoadedImage:
@@ -219,7 +237,7 @@ def _from_array(array: np.ndarray) -> LoadedImage:
     notes: list[str] = []
     if array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
-        notes.append(f"{name} has 16 bits a channel; scaled to 8 bits by its full range")
+        notes.append(_deep_note(name, 16))
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:

@@ -28,7 +28,7 @@ from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
-from mglmm.train.recipe import check_recipe
+from mglmm.train.recipe import check_processes, check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
 
@@ -231,6 +231,7 @@ class Trainer:
             "stage": self.stage_index,
             "step": self.step,
             "left_out": self.left_out,
+            "num_processes": self.accelerator.num_processes,
             "recipe": self.config.model_dump_json(),
             "optimizers": self.saved_optimizers,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
@@ -253,6 +254,7 @@ class Trainer:
             return
         state = load_state(path)
         check_recipe(json.loads(state["recipe"]), self.config, self.folder)
+        check_processes(state.get("num_processes"), self.accelerator.num_processes, self.folder)
         model, _ = load_checkpoint(path.parent / "model")
         if self.config.lora is None:
             self.model.load_state_dict(model.state_dict())

@@ -32,6 +32,19 @@ def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path) -> Non
         )
 
 
+def check_processes(saved: int | None, given: int, folder: Path) -> None:
+    """A run goes on with as many processes as it began with: each draws its own share of the samples.
+
+    Raises:
+        ValueError: another number; None, of a run of an older program, fits all.
+    """
+    if saved is not None and saved != given:
+        raise ValueError(
+            f"{folder} holds a run of {saved} process{'es' * (saved != 1)}, this is one of {given}; "
+            f"start it with torchrun --nproc_per_node {saved}, or give another output_dir"
+        )
+
+
 def difference(saved: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """The first place where two recipes differ, and what stands there; FREE_KEYS are passed over."""
     if isinstance(saved, dict) and isinstance(given, dict):

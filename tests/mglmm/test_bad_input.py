@@ -318,6 +318,13 @@ def test_a_config_that_is_not_there_or_not_readable(command, tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("a: [1,")
     is_one_sentence(command("cfg", path), path, "YAML")
+    path.write_text("seed: 1\nstages:\n- name: a\n  max_steps: 1\n  max_steps: 2\n")
+    is_one_sentence(command("cfg", path), path, "the key 'max_steps' is there twice, again in line 5", "keep one")
+    is_one_sentence(
+        command("cfg", "train/world", "lora={rank: 1, rank: 2}"), "override", "the key 'rank' is there twice"
+    )
+    path.write_text("base: &b {a: 1}\nkind: wold\nmerged: {<<: *b, a: 2}")
+    is_one_sentence(command("eval", path), "'wold'")  # merging is no repetition
     path.write_text("kind: wold")
     is_one_sentence(command("eval", path), "'wold'", "did you mean 'world'")
     path.write_text("kind: parts\nsource: {type: coco, json_path: '${NOT_SET_ANYWHERE}/a.json'}")
@@ -430,6 +437,20 @@ def last_line(done):
     """Training says where its run is before it begins; the mistake is the last line."""
     assert "Traceback" not in done.err
     return type(done)(done.code, done.out, done.err.splitlines()[-1])
+
+
+def test_a_run_goes_on_with_as_many_processes(command, recipe, tmp_path):
+    assert command("train", recipe).code == 0
+    path = tmp_path / "runs" / "three_steps" / "last" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["num_processes"] == 1
+    torch.save({**state, "num_processes": 2}, path)
+    is_one_sentence(command("train", recipe), "a run of 2 processes, this is one of 1", "torchrun --nproc_per_node 2")
+
+
+def test_conversations_of_which_none_fits(command, recipe):
+    done = command("train", recipe, "stages.0.max_length=20")
+    is_one_sentence(last_line(done), "sample 'world", "none of 1 conversations fits into max_length 20", "raise it")
 
 
 # ---- a full disk
@@ -548,9 +569,10 @@ def test_a_file_whose_name_is_not_utf_8(command, tmp_path, tiny_checkpoint):
 
 
 def test_a_marker_in_the_prompt_is_text_and_said(command, photo_file, tiny_checkpoint):
-    prompt = f"Is {' '.join(MARKERS)} text?"
+    markers = (*MARKERS, "<s>", "</s>")
+    prompt = f"Is {' '.join(markers)} text?"
     answer = json.loads(
         command("ask", photo_file, prompt, "--model", tiny_checkpoint, "--max-new-tokens", "2", "--json").out
     )
     assert answer["prompt"] == prompt
-    assert any("plain text" in note and all(marker in note for marker in MARKERS) for note in answer["notes"])
+    assert any("plain text" in note and all(marker in note for marker in markers) for note in answer["notes"])

@@ -156,3 +156,13 @@ def test_masks_are_picked_per_image():
     assert chosen == sorted(chosen) and [images[each] for each in chosen] == [0, 0, 1, 1, 2]
     assert chosen == pick(images, 2, np.random.default_rng(0))
     assert pick(images, None, None) == list(range(6)) and pick([], 3, None) == []
+
+
+def test_a_batch_without_a_conversation_names_its_samples(tiny):
+    bare = Sample(np.zeros((*SIZE, 3), np.uint8), REGIONS, (), id="mine/7")
+    with pytest.raises(ValueError, match=r"sample 'mine/7' has no conversation to learn from; give it one"):
+        tiny[1].batch([bare])
+    long = Sample(np.zeros((*SIZE, 3), np.uint8), REGIONS, (LONG,), id="mine/8")
+    with pytest.raises(ValueError, match=r"sample 'mine/8': none of 1 conversations fits into max_length 20; raise it"):
+        tiny[1].batch([long], max_length=20)
+    assert len(tiny[1].batch([bare, long])[0].row_image) == 1

@@ -80,6 +80,38 @@ def test_boxes_come_in_pixels(tiny):
     assert answer.phrases[1].instances[0].mask is not None
 
 
+def test_the_kind_of_score_is_that_of_all_instances(tiny, monkeypatch):
+    """Masks are judged by the model's confidence; where boxes were spelt, all scores are those of words."""
+    monkeypatch.setattr(tiny[0].config, "confidence", [0.0] * 7 + [1.0])
+    judged = speaker(tiny, ids_of(tiny, *TWO)).ask(PICTURE)
+    assert judged.score_kind == "probability"
+    assert {round(each.score, 3) for phrase in judged.phrases for each in phrase.instances} == {0.731}
+    assert speaker(tiny, ids_of(tiny, "Nothing.")).ask(PICTURE).score_kind == "probability"
+    boxes = speaker(tiny, ids_of(tiny, *BOXES)).ask(PICTURE)
+    assert boxes.score_kind == "mask_x_text"
+    masked = boxes.phrases[1].instances[0]
+    assert round(masked.score, 3) != 0.731 and boxes.phrases[0].score == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_mask_without_words_is_not_certain(tiny, monkeypatch, judged):
+    if judged:  # the words alone count
+        monkeypatch.setattr(tiny[0].config, "confidence", [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    sentence = ids_of(tiny, "[SEG]", " dog")
+    grounder = speaker(tiny, sentence, grammar=False)
+    head = grounder.model.llava.lm_head
+
+    def unsure(hidden):
+        logits = torch.zeros(len(hidden), len(head.weight))
+        logits[:, head.sentence[head.step] if head.step < len(head.sentence) else head.end] = 1.0
+        head.step += 1
+        return logits
+
+    monkeypatch.setattr(head, "forward", unsure)
+    (phrase,) = grounder.ask(PICTURE, "What?").phrases
+    assert not phrase.text and phrase.score < 0.01
+
+
 @pytest.mark.parametrize(
     "pieces",
     [

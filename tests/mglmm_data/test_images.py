@@ -72,6 +72,35 @@ def test_a_large_image_within_the_limits_gets_as_far_as_its_pixels(tmp_path, rec
     assert not recwarn.list
 
 
+@pytest.mark.parametrize(
+    ("kind", "greatest", "bits"),
+    [("P5", 65535, 16), ("P5", 4095, 12), ("P6", 65535, 16), ("P6", 1023, 10), ("P6", 255, 8), ("P5", 100, 8)],
+)
+def test_deep_netpbm_is_scaled_and_said(tmp_path, kind, greatest, bits):
+    ramp = np.linspace(0, greatest, 12 if kind == "P5" else 36).round()
+    path = tmp_path / "deep.pnm"
+    path.write_bytes(f"{kind}\n4 3\n{greatest}\n".encode() + ramp.astype(">u2" if greatest > 255 else "u1").tobytes())
+    loaded = load_image(path)
+    wanted = np.linspace(0, 255, len(ramp)).reshape(3, 4, -1)
+    assert np.abs(loaded.pixels - wanted).max() <= 1
+    deep = f"{path} has {bits} bits a channel; scaled to 8 bits by its full range"
+    assert loaded.notes == ((deep,) if bits > 8 else ())
+
+
+def test_twelve_bits_of_a_tiff_are_not_black(tmp_path):
+    ramp = np.linspace(0, 4095, 12).round().astype(int)
+    packed = "".join(f"{value:012b}" for value in ramp)
+    data = bytes(int(packed[at : at + 8], 2) for at in range(0, len(packed), 8))
+    tags = {256: 4, 257: 3, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 3, 279: len(data)}
+    head = struct.pack("<2sHI", b"II", 42, 8 + len(data))
+    fields = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "deep.tif"
+    path.write_bytes(head + data + struct.pack("<H", len(tags)) + fields + bytes(4))
+    loaded = load_image(path)
+    assert np.abs(loaded.pixels[..., 0].ravel() - np.linspace(0, 255, 12)).max() <= 1
+    assert loaded.notes == (f"{path} has 12 bits a channel; scaled to 8 bits by its full range",)
+
+
 @pytest.mark.parametrize("kind", ["png gray", "png rgb", "tif gray", "pgm", "array"])
 def test_sixteen_bits_are_scaled_not_saturated(tmp_path, kind):
     ramp = np.linspace(0, 65535, 24 * 36).round().astype(np.uint16).reshape(24, 36)
