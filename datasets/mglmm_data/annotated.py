@@ -87,6 +87,9 @@ class Annotated:
     ) -> None:
         if max_regions < 1:
             raise ValueError(f"max_regions is {max_regions}; at least 1 region of a name is kept")
+        for place, name in enumerate(names, 1):
+            if not name.split():
+                raise ValueError(f"name {place} of {len(names)} in a {self.source} set holds no word; rename the class")
         self.kind: Kind = kind
         self.names = tuple(dict.fromkeys(names))
         self.seed, self.max_regions, self.mirror, self.problems = seed, max_regions, mirror, problems

@@ -93,6 +93,11 @@ class CocoSource(Annotated):
                 known = table.categories.values()
                 raise ValueError(f"{self.json_path} has no category {name!r} to skip or rename{near(name, known)}")
         kept = [name not in skip_categories for name in table.categories.values()]
+        for (key, name), (words, _), keep in zip(table.categories.items(), names, kept, strict=True):
+            if keep and not words.split():
+                raise ValueError(
+                    f"{self.json_path}: category {key} is called {name!r}, which is no word; rename or skip it"
+                )
         super().__init__(
             kind=kind,
             names=[name for (name, _), keep in zip(names, kept, strict=True) if keep],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ class Shape(NamedTuple):
     """What can be said of an annotation's geometry without drawing it.
 
     `near` are, over its polygons, the largest least x and y; `far` the smallest greatest ones: a polygon is outside of
-    the image where these are. `box` is the json's own, x1, y1, x2, y2.
+    the image where these are, so that it covers no pixel. One that is no wider than `SLACK` may lie that far outside,
+    by the rounding of its file, and counts so much nearer. `box` is the json's own, x1, y1, x2, y2.
     """
 
     rle_size: tuple[int, ...] | None
@@ -55,15 +57,17 @@ class Shape(NamedTuple):
         rle_size = nearest = far = None
         if isinstance(segmentation, dict):
             size = segmentation.get("size")
-            rle_size = tuple(size) if isinstance(size, list) else (0, 0)
+            if not isinstance(size, list):
+                raise ValueError(f"its RLE's size is {shown(size)}; expected [height, width]")
+            rle_size = tuple(size)
             if not segmentation.get("counts"):
                 raise ValueError("its RLE has no counts")
         elif isinstance(segmentation, list):
             for polygon in segmentation:
                 _check_polygon(polygon)
             if segmentation:
-                nearest = max(min(p[::2]) for p in segmentation), max(min(p[1::2]) for p in segmentation)
-                far = min(max(p[::2]) for p in segmentation), min(max(p[1::2]) for p in segmentation)
+                (left, right), (top, bottom) = (_reach([p[axis::2] for p in segmentation]) for axis in (0, 1))
+                nearest, far = (left, top), (right, bottom)
         else:
             raise ValueError(f"its segmentation is {type(segmentation).__name__}, not polygons or an RLE")
         if box is not None:
@@ -76,7 +80,17 @@ class Shape(NamedTuple):
 
 
 def _touches(x1: float, y1: float, x2: float, y2: float, size: Size) -> bool:
-    return x1 <= size[1] + SLACK and y1 <= size[0] + SLACK and x2 >= -SLACK and y2 >= -SLACK
+    return x1 < size[1] and y1 < size[0] and x2 > 0 and y2 > 0
+
+
+def _reach(lines: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Along one axis, the largest least and the smallest greatest coordinate of polygons; see `Shape`."""
+    near, far = -math.inf, math.inf
+    for line in lines:
+        least, most = min(line), max(line)
+        slack = SLACK if most - least <= SLACK else 0.0
+        near, far = max(near, least - slack), min(far, most + slack)
+    return near, far
 
 
 def _check_polygon(polygon: Any) -> None:

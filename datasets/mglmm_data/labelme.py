@@ -118,6 +118,9 @@ class LabelmeSource(Annotated):
         """The words of a shape; "" where it is no target."""
         try:
             label = take_line(shape, "label")
+            words = wording.readable(label).replace("/", " ")
+            if label not in self._skip and not words.split():
+                raise ValueError(f"its label is {label!r}, which is no word; rename it, or name it in skip_labels")
             points = take(shape, "points", list)
             kind = shape.get("shape_type") or "polygon"
             if kind not in ("polygon", "rectangle", "circle", "mask", *OUTLINES):
@@ -135,7 +138,7 @@ class LabelmeSource(Annotated):
                 raise ValueError(f"a {kind} has {len(points)} points; it needs {least}")
         except ValueError as error:
             raise ValueError(f"shape {number}: {error}") from error
-        return "" if kind in OUTLINES or label in self._skip else wording.readable(label).replace("/", " ")
+        return "" if kind in OUTLINES or label in self._skip else words
 
     def _image(self, path: Path, data: Mapping[str, Any]) -> Path:
         name = take(dict(data), "imagePath", str).replace("\\", "/")

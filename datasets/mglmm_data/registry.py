@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, get_type_hints, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -115,8 +115,8 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     """Build the source that `spec` describes: `type`, and the parameters of that type's class.
 
     Raises:
-        ValueError: the type or a key is unknown (the near miss is named), a required key is missing, or the
-            source's own checks fail.
+        ValueError: the type or a key is unknown (the near miss is named), a required key is missing, a value is of
+            another type than the parameter's hint, or the source's own checks fail.
     """
     if "type" not in spec:
         raise ValueError(f"a source needs a type; known: {', '.join(sorted(SOURCES))}")
@@ -129,7 +129,7 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     kind = spec["type"]
     if kind not in SOURCES:
         raise ValueError(f"no source of type {kind!r}{near(kind, SOURCES)}")
-    parameters = inspect.signature(SOURCES[kind]).parameters
+    parameters = inspect.signature(SOURCES[kind], eval_str=True).parameters
     given = {key: value for key, value in spec.items() if key != "type"}
     for key in given:
         if key not in parameters:
@@ -137,10 +137,12 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
             raise ValueError(f"a source of type {kind!r} needs {key!r}; known: {', '.join(sorted(parameters))}")
-    kinds = get_type_hints(SOURCES[kind].__init__)
     for key, value in given.items():
+        hint = parameters[key].annotation
+        if hint is inspect.Parameter.empty:
+            continue
         try:
-            TypeAdapter(kinds[key]).validate_python(value)
+            TypeAdapter(hint).validate_python(value)
         except ValidationError as error:
             found = error.errors()[0]
             raise ValueError(f"{key} of a source of type {kind!r} is {value!r}: {found['msg']}") from None

@@ -371,24 +371,36 @@ BAD_DATA = {
         ["annotation 7", "[5, 5]", "[30, 40]", "correct or remove it"],
     ),
     "no json": (lambda data: data.pop("annotations"), ["instances.json", "annotations"]),
-    "counts of null": (set_segmentation({"size": [30, 40], "counts": None}), ["annotation 7", "counts None"]),
-    "no counts": (set_segmentation({"size": [30, 40]}), ["annotation 7", "counts None"]),
-    "size of null": (set_segmentation({"size": None, "counts": "0"}), ["annotation 7", "size None", "[30, 40]"]),
-    "no category name": (lambda data: data["categories"][0].pop("name"), ["categories[0]", "'name' is not there"]),
+    "counts of null": (set_segmentation({"size": [30, 40], "counts": None}), ["annotation 7", "its RLE has no counts"]),
+    "no counts": (set_segmentation({"size": [30, 40]}), ["annotation 7", "its RLE has no counts"]),
+    "size of null": (
+        set_segmentation({"size": None, "counts": "0"}),
+        ["annotation 7", "size is None", "[height, width]"],
+    ),
+    "no category name": (lambda data: data["categories"][0].pop("name"), ["category 1", "has no 'name'"]),
     "category name of null": (
         lambda data: data["categories"][0].update(name=None),
-        ["categories[0]", "'name' is None"],
+        ["category 1", "'name' is None", "expected text"],
     ),
     "no word": (lambda data: data["categories"][0].update(name="_"), ["category 1 is called '_'", "rename or skip"]),
     "a list for an id": (lambda data: data["annotations"][0].update(category_id=[1]), ["annotation 7", "[1]"]),
     "outside": (
         set_segmentation([[50, 2, 60, 2, 60, 9]]),
-        ["annotation 7", "outside of the image", "remove it"],
+        ["annotation 7", "outside the image", "remove it"],
     ),
-    "an image that is none": (lambda data: data["images"].append(None), ["images[1] is None", "not an object"]),
-    "a category that is none": (lambda data: data["categories"].insert(0, "dog"), ["categories[0] is 'dog'"]),
-    "an annotation that is none": (lambda data: data["annotations"].append([1]), ["annotations[1] is [1]"]),
-    "an image without a name": (set_file(None), ["images[0]", "'file_name' is None"]),
+    "an image that is none": (
+        lambda data: data["images"].append(None),
+        ["instances.json: image at byte", "is None", "expected an object"],
+    ),
+    "a category that is none": (
+        lambda data: data["categories"].insert(0, "dog"),
+        ["category at byte", "is 'dog'", "expected an object"],
+    ),
+    "an annotation that is none": (
+        lambda data: data["annotations"].append([1]),
+        ["annotation at byte", "is [1]", "expected an object"],
+    ),
+    "an image without a name": (set_file(None), ["image 1", "'file_name' is None", "expected text"]),
 }
 
 
@@ -399,14 +411,20 @@ def test_data_with_a_mistake(command, coco, kind):
 
 
 BAD_MASKS = {
-    "NaN": (set_segmentation([[2, 2, 20, float("nan"), 20, 20]]), ["a polygon's coordinates are not all numbers"]),
-    "far away": (set_segmentation([[2, 2, 20, 1e300, 20, 20]]), ["a polygon's coordinates are not all numbers"]),
-    "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["a polygon's x are [2, '20', 20], not all numbers"]),
-    "short RLE": (set_segmentation({"size": [30, 40], "counts": "0:"}), ["counts sum to 10", "1200 pixels"]),
-    "cut RLE": (set_segmentation({"size": [30, 40], "counts": "`"}), ["end in the middle of a number"]),
+    "NaN": (set_segmentation([[2, 2, 20, float("nan"), 20, 20]]), ["id 7", "it holds NaN, which is no number"]),
+    "far away": (
+        set_segmentation([[2, 2, 20, 1e300, 20, 20]]),
+        ["annotation 7", "a polygon holds 1e+300, far outside"],
+    ),
+    "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["annotation 7", "holds '20' (str); expected numbers"]),
+    "short RLE": (set_segmentation({"size": [30, 40], "counts": "0:"}), ["annotation 7", "do not fill", "(30, 40)"]),
+    "cut RLE": (set_segmentation({"size": [30, 40], "counts": "`"}), ["annotation 7", "do not fill", "(30, 40)"]),
     "empty RLE": (set_segmentation({"size": [30, 40], "counts": ""}), ["counts"]),
     "plain RLE": (set_segmentation({"size": [30, 40], "counts": [0, 10]}), ["counts sum to 10", "1200 pixels"]),
-    "negative RLE": (set_segmentation({"size": [30, 40], "counts": [1201, -1]}), ["not all whole numbers from 0"]),
+    "negative RLE": (
+        set_segmentation({"size": [30, 40], "counts": [1201, -1]}),
+        ["annotation 7", "whole numbers from 0"],
+    ),
 }
 """What is found when the mask is drawn."""
 
@@ -414,7 +432,7 @@ BAD_MASKS = {
 @pytest.mark.parametrize("kind", BAD_MASKS)
 def test_a_mask_that_cannot_be_drawn(command, coco, kind):
     change, words = BAD_MASKS[kind]
-    is_one_sentence(last_line(command(*coco(change))), "instances.json: annotation 7", *words, "correct or remove it")
+    is_one_sentence(last_line(command(*coco(change))), "instances.json: annotation", *words, "correct or remove it")
 
 
 def test_a_mistake_in_a_later_stage_is_said_before_the_first_begins(command, recipe, tmp_path):

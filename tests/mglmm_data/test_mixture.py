@@ -1,12 +1,13 @@
 """The mixture is a function of (seed, step): resumable, fair, and shared out among ranks."""
 
+import inspect
 from collections import Counter
 from typing import Any
 
 import pytest
 
 from mglmm_data.mixture import BLOCK, Mixture, permute
-from mglmm_data.registry import Source, make_source
+from mglmm_data.registry import SOURCES, Source, make_source
 
 
 class Numbers:
@@ -152,3 +153,14 @@ def test_registry_builds_the_world():
     source = make_source({"type": "world", "turns": 1, "size": 64})
     assert isinstance(source, Source) and len(source) > 1_000_000
     assert source.sample(3).conversations == source.sample(3).conversations
+
+
+def test_registry_checks_values_by_the_hints_of_every_source(tmp_path):
+    for kind, made in SOURCES.items():
+        parameters = inspect.signature(made, eval_str=True).parameters
+        assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters.values()), kind
+    given = {"root": str(tmp_path), "json_path": "a.json", "turns": "many"}
+    for kind in ("grefcoco", "lvis", "coco", "refer"):
+        known = inspect.signature(SOURCES[kind]).parameters
+        with pytest.raises(ValueError, match=f"turns of a source of type '{kind}' is 'many': .*valid integer"):
+            make_source({"type": kind} | {key: value for key, value in given.items() if key in known})
