@@ -10,7 +10,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -29,8 +29,11 @@ from transformers import (
 from mglmm.model import MglmmConfig
 from sam_bridge.small import SmallConfig
 
-SmallSizes = dataclass(SmallConfig, frozen=True, config=ConfigDict(extra="forbid"))
-"""`SmallConfig` whose keys and types are checked."""
+if TYPE_CHECKING:
+    SmallSizes = SmallConfig
+else:
+    SmallSizes = dataclass(SmallConfig, frozen=True, config=ConfigDict(extra="forbid"))
+    """`SmallConfig` whose keys and types are checked."""
 NEEDED = {
     "llava_config": ("text_config", "vision_config", "image_token_index"),
     "llava_config.text_config": ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),

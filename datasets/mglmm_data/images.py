@@ -203,10 +203,10 @@ def _channel_bits(image: Image.Image) -> int:
     """Bits a channel in the file, from what Pillow's decoder is told about it; 8 where it is told nothing."""
     bits = 16 if image.mode.startswith("I;16") else 8
     for tile in getattr(image, "tile", None) or ():
-        told = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        told: list[object] = [*tile[3]] if isinstance(tile[3], tuple) else [tile[3]]
         packed = re.match(r"(?:I|L|RGB|CMYK)\w?;(\d+)", str(told[0])) if told else None
         if tile[0].startswith("ppm"):
-            bits = max(8, int(told[1]).bit_length())  # of the greatest value
+            bits = max(8, int(str(told[1])).bit_length())  # of the greatest value
         elif packed:
             bits = max(8, int(packed[1]))
     return bits

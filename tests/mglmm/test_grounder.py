@@ -1,6 +1,7 @@
 """What users call: answers, streams and chats of a model that says random things."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_a_mask_without_words_is_not_certain(tiny, monkeypatch, judged):
         monkeypatch.setattr(tiny[0].config, "confidence", [0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     sentence = ids_of(tiny, "[SEG]", " dog")
     grounder = speaker(tiny, sentence, grammar=False)
-    head = grounder.model.llava.lm_head
+    head: Any = grounder.model.llava.lm_head
 
     def unsure(hidden):
         logits = torch.zeros(len(hidden), len(head.weight))

@@ -3,6 +3,7 @@
 import base64
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_quotation_marks_come_off():
 @pytest.fixture
 def write(tmp_path):
     """A GCG file of one record: `write(record)` gives the arguments of its source."""
-    Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.jpg")
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "a.jpg")
 
     def writing(record, name="g.json"):
         (tmp_path / name).write_text(json.dumps(record))
@@ -161,7 +162,7 @@ def record():
 
 
 def test_offsets_that_count_the_quotation_mark(write):
-    one = record() | {"caption": '"A dog and a cat"'}
+    one: dict[str, Any] = record() | {"caption": '"A dog and a cat"'}
     for item in one["groundings"].values():
         item["token_positives"] = [at + 1 for at in item["token_positives"]]
     assert list(told(GranDfSource(form="ha", **write([one])).sample(0))[1]) == ["A dog", "a cat"]
@@ -228,7 +229,9 @@ def test_the_evaluation_pair(write):
     write(found, "val_gcg_coco_mask_gt.json")
     source = GranDfSource(form="eval", **write(captions, "val_gcg_coco_caption_gt.json"))
     turn = source.sample(0).conversations[0].turns[1]
-    boxes = {turn.text[p.start : p.end]: source.sample(0).regions[p.regions[0]].bounds[0] for p in turn.phrases}
+    regions = source.sample(0).regions
+    bounds = {turn.text[p.start : p.end]: regions[p.regions[0]].bounds for p in turn.phrases}
+    boxes = {words: box[0] for words, box in bounds.items() if box}
     assert turn.text == "A dog and a cat" and boxes == {"A dog": 1, "a cat": 20}
     found["annotations"].pop()
     write(found, "val_gcg_coco_mask_gt.json")
@@ -275,7 +278,7 @@ MGSC_BAD = {
 
 @pytest.mark.parametrize("name", MGSC_BAD)
 def test_bad_nodes_of_mgsc(tmp_path, name):
-    Image.new("RGB", SIZE[::-1]).save(tmp_path / "a.jpg")
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "a.jpg")
     (tmp_path / "annotations").mkdir()
     node = {"file_name": "a.jpg", "label": "root", "type": "root", "gcg_caption": "<obj_1>A dog</obj_1>."}
     node |= {"gcg_labels": ["obj_1"], "obj_1": {"label": "a dog", "mask": pack(square(1, 1))}}
@@ -293,7 +296,7 @@ def test_a_split_that_leaves_its_folder(golden, tmp_path):
 
 
 def grand(tmp_path, data, **options):
-    Image.new("RGB", SIZE[::-1]).save(tmp_path / "sa_1.jpg")
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "sa_1.jpg")
     (tmp_path / "j").mkdir(exist_ok=True)
     (tmp_path / "j" / "sa_1.json").write_text(json.dumps(data))
     spec = {"type": "grand", "root": tmp_path / "j", "form": "full", "image_root": tmp_path, "turns": None}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from mglmm_data import registry
 from mglmm_data.mixture import BLOCK, Mixture, permute
-from mglmm_data.registry import SOURCES, Source, make_source
+from mglmm_data.registry import Source, make_source
 
 
 class Numbers:
@@ -156,11 +157,11 @@ def test_registry_builds_the_world():
 
 
 def test_registry_checks_values_by_the_hints_of_every_source(tmp_path):
-    for kind, made in SOURCES.items():
+    for kind, made in registry.SOURCES.items():
         parameters = inspect.signature(made, eval_str=True).parameters
         assert all(parameter.annotation is not inspect.Parameter.empty for parameter in parameters.values()), kind
     given = {"root": str(tmp_path), "json_path": "a.json", "turns": "many"}
     for kind in ("grefcoco", "lvis", "coco", "refer"):
-        known = inspect.signature(SOURCES[kind]).parameters
+        known = inspect.signature(registry.SOURCES[kind]).parameters
         with pytest.raises(ValueError, match=f"turns of a source of type '{kind}' is 'many': .*valid integer"):
             make_source({"type": kind} | {key: value for key, value in given.items() if key in known})

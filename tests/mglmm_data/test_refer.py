@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_several_targets_and_none(golden):
         ("There is no purple cow in the image.", []),
     ]
     assert [one.kind for one in train.sample(0).conversations] == ["several", "several", "none"]
-    cars = make_source({"type": "grefcoco", "root": str(golden), "split": "testA", "turns": None})
+    cars: Any = make_source({"type": "grefcoco", "root": str(golden), "split": "testA", "turns": None})
     assert said(cars.sample(0)) == [("cars", [526])] and cars.skipped["object without a mask"] == 1
 
 
@@ -124,6 +125,7 @@ def test_real_expressions_have_the_area_and_box_of_their_annotations(shared, dat
                 annotation = annotations[by_ref[ref_id]["ann_id"]]
                 assert abs(region.mask.sum() - annotation["area"]) < 0.06 * annotation["area"] + 60
                 x, y, width, height = annotation["bbox"]
+                assert region.bounds
                 apart = np.abs(np.subtract(region.bounds, (x, y, x + width, y + height)))
                 assert np.sort(apart)[-2] <= 1.5 and apart.max() < 5  # the foot of one polygon is thinner than a pixel
                 text = conversation.turns[1].text[phrase.start : phrase.end]
@@ -133,7 +135,7 @@ def test_real_expressions_have_the_area_and_box_of_their_annotations(shared, dat
 
 
 def test_rec_reads_mdetr_and_minigpt(golden, shared):
-    mdetr = make_source(
+    mdetr: Any = make_source(
         {"type": "rec", "path": golden / "RefCoco_Reg/mdetr_annotations/finetune_refcoco_train.json", "turns": None}
     )
     sample = mdetr.sample(0)
@@ -148,7 +150,7 @@ def test_rec_reads_mdetr_and_minigpt(golden, shared):
     rows = [
         row for row in json.loads(path.read_text()) if (photos / f"{row['img_id'].rpartition('_')[0]}.jpg").exists()
     ]
-    real = make_source({"type": "rec", "path": path, "image_root": photos, "turns": None, "on_error": "count"})
+    real: Any = make_source({"type": "rec", "path": path, "image_root": photos, "turns": None, "on_error": "count"})
     asked = [c.turns[1].text[:-1] for i in range(len(real)) for c in real.sample(i).conversations]
     assert sorted(asked) == sorted(row["sents"] for row in rows) and len(real.problems.found) == 10834 - len(rows)
     for x, y, width, height in (row["bbox"] for row in rows):
