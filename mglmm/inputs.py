@@ -75,7 +75,7 @@ class Output:
     token_logits: Tensor  # float[T, V]
     token_labels: Tensor  # int64[T]
     prompts: Tensor  # float[M, C], projected [SEG] states
-    masks: Masks  # of the P picked ones: logits float[P, 1, q, q] over the square, scores float[P, 1], boxes
+    masks: Masks  # of the P picked ones: logits float[P, 1, q, q] over the square, scores float[P, 1]
     states: Tensor  # float[M, D], the [SEG] states themselves
 
     @property

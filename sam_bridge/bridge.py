@@ -56,12 +56,10 @@ class Masks:
 
     logits: Tensor  # float[B, K, M, q, q] over the whole S x S square, before the sigmoid
     scores: Tensor  # float[B, K, M], predicted IoU (meaningless after training without a loss on it)
-    boxes: Tensor | None = None  # float[B, K, 2, 4], where the small backbone looked first and last, xyxy, shares of S
 
     def pick(self, image: Tensor, slot: Tensor) -> Masks:
         """The prompts at (int64[P], int64[P]) alone: `logits` becomes float[P, M, q, q], and so on."""
-        boxes = None if self.boxes is None else self.boxes[image, slot]
-        return Masks(logits=self.logits[image, slot], scores=self.scores[image, slot], boxes=boxes)
+        return Masks(logits=self.logits[image, slot], scores=self.scores[image, slot])
 
 
 class SamBridge(Protocol):
@@ -119,7 +117,7 @@ def preprocess(
     return torch.stack(frames), canvases
 
 
-def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, ...]]) -> Masks:
+def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, Tensor]]) -> Masks:
     """Run `decode_rows` on the valid prompts only and put the answers back into their slots.
 
     The usual batch (language states alone) is one call. A batch without any prompt still runs one stand-in row and
@@ -127,27 +125,24 @@ def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, 
 
     Args:
         prompts: a batch, padded.
-        decode_rows: n rows to logits float[n, M, q, q], scores float[n, M] and, if it has them, boxes float[n, 2, 4].
+        decode_rows: n rows to logits float[n, M, q, q], scores float[n, M].
     """
     shape = tuple(prompts.valid.shape)
     groups = prompts.groups()
     if not len(groups[0]):
-        parts = [(groups[0], [value[:0] for value in decode_rows(_stand_in(prompts))])]
+        logits, scores = decode_rows(_stand_in(prompts))
+        parts = [(groups[0], logits[:0], scores[:0])]
     else:
-        parts = [(rows, list(decode_rows(rows))) for rows in groups]
-    rows, values = parts[0]
+        parts = [(rows, *decode_rows(rows)) for rows in groups]
+    rows, logits, scores = parts[0]
     if len(parts) == 1 and len(rows) == prompts.valid.numel() and len(rows):
-        return _masks([value.unflatten(0, shape) for value in values])
-    gathered = [value.new_zeros((*shape, *value.shape[1:])) for value in values]
-    for rows, values in parts:
+        return Masks(logits=logits.unflatten(0, shape), scores=scores.unflatten(0, shape))
+    all_logits = logits.new_zeros((*shape, *logits.shape[1:]))
+    all_scores = scores.new_zeros((*shape, *scores.shape[1:]))
+    for rows, logits, scores in parts:
         where = (rows.image, rows.slot)
-        gathered = [every.index_put(where, value) for every, value in zip(gathered, values, strict=True)]
-    return _masks(gathered)
-
-
-def _masks(values: list[Tensor]) -> Masks:
-    """What `decode_rows` gives, by name."""
-    return Masks(logits=values[0], scores=values[1], boxes=values[2] if len(values) > 2 else None)
+        all_logits, all_scores = all_logits.index_put(where, logits), all_scores.index_put(where, scores)
+    return Masks(logits=all_logits, scores=all_scores)
 
 
 def _stand_in(prompts: Prompts) -> Rows:

@@ -182,18 +182,14 @@ class SkipMaskDecoder(nn.Module):
         # What to look for: one embedding per stride-4 pixel, shared by all prompts of an image (MaskFormer's head).
         self.pixel = nn.Sequential(nn.Conv2d(c4, dim, 1), nn.GELU(), nn.Conv2d(dim, dim // 2, 1))
         self.pixel_out = nn.Linear(dim, dim // 2)
-        # The first box is read from the prompt alone. What lies under a first, coarse mask moves it: pixels know the
-        # box of their thing better than a language model does.
-        self.refine = nn.Sequential(nn.Linear(dim + c4 + c8 + 4, dim), nn.GELU(), nn.Linear(dim, 4))
         for zero in (self.place16, self.place8, self.place4):
             nn.init.zeros_(zero.weight)
-        for last in (self.pixel_out, cast(nn.Linear, self.refine[-1])):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        nn.init.zeros_(self.pixel_out.weight)
+        nn.init.zeros_(self.pixel_out.bias)
 
     def look(self, sparse: Tensor) -> Tensor:
-        """Where prompts float[P, T, C] point before they have seen the image: logits float[P, 4] of centre and size."""
-        return cast(Tensor, self.where(sparse[:, :2].flatten(1))).float()
+        """Where prompts float[P, T, C] point: boxes float[P, 4], centre and size, shares of the side."""
+        return cast(Tensor, self.where(sparse[:, :2].flatten(1))).float().sigmoid()
 
     def forward(
         self, features: Features, image_PE: Tensor, index: Tensor, sparse: Tensor, dense: Tensor | None
@@ -208,17 +204,16 @@ class SkipMaskDecoder(nn.Module):
             dense: float[P, C, g, g] to add to the image, or None.
 
         Returns:
-            mask logits float[P, side/2, side/2], logits float[P] of the predicted IoU, and where it looked before and
-            after it saw the image, boxes float[P, 2, 4] (xyxy, shares of the side).
+            mask logits float[P, side/2, side/2], logits float[P] of the predicted IoU, and where it looked, boxes
+            float[P, 4] (xyxy, shares of the side).
         """
         count, grid = index.shape[0], features.embedding.shape[-1]
-        looked = self.look(sparse)
-        first = looked.sigmoid()
+        box = self.look(sparse)
         skip8, skip4, skip2 = (conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         image = features.embedding.index_select(0, index)
         image = image if dense is None else image + dense
         dtype = image.dtype
-        image = image + self.place16(soft_box(first, grid).to(dtype))
+        image = image + self.place16(soft_box(box, grid).to(dtype))
         tokens = torch.cat([self.output_tokens.weight.expand(count, -1, -1).to(sparse.dtype), sparse], 1)[:, None]
         tokens, image = self.transformer(
             point_embeddings=tokens,
@@ -227,30 +222,18 @@ class SkipMaskDecoder(nn.Module):
             attention_similarity=None,
         )
         image = image[:, 0].transpose(1, 2).reshape(count, -1, grid, grid)
-        hidden = self.hyper(tokens[:, 0, 1])
-        pixel = self.pixel(features.skips[1]).index_select(0, index)
-        coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
-        seen = self.under(coarse + self.gate * (soft_box(first, 4 * grid)[:, 0] - 1), features, index)
-        box = (looked.detach() + self.refine(torch.cat([tokens[:, 0, 1], seen, looked.to(dtype)], 1)).float()).sigmoid()
         x8 = F.gelu(
             self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid).to(dtype))
         )
         x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid).to(dtype)))
         x2 = F.gelu(self.up2(x4) + skip2.index_select(0, index))
+        hidden = self.hyper(tokens[:, 0, 1])
         logits = torch.einsum("pc,pchw->phw", self.hyper_out(hidden), x2)
+        pixel = self.pixel(features.skips[1]).index_select(0, index)
+        coarse = torch.einsum("pc,pchw->phw", self.pixel_out(hidden), pixel)
         logits = logits + F.interpolate(coarse[:, None], scale_factor=2.0, mode="bilinear")[:, 0]
         logits = logits + self.gate * (soft_box(box, 8 * grid)[:, 0] - 1)
-        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], corners(torch.stack([first, box], 1))
-
-    def under(self, coarse: Tensor, features: Features, index: Tensor) -> Tensor:
-        """Mean features of stride 8 and 4 under coarse masks: float[P, 4g, 4g] logits -> float[P, c8 + c4]."""
-        pooled = []
-        for skip in features.skips[:2]:
-            fitting = coarse if skip.shape[-1] == coarse.shape[-1] else F.avg_pool2d(coarse[:, None], 2)[:, 0]
-            share = fitting.flatten(1).float().sigmoid()
-            share = (share / share.sum(1, keepdim=True).clamp_min(1e-3)).to(skip.dtype)
-            pooled.append(torch.einsum("pn,pcn->pc", share, skip.flatten(2).index_select(0, index)))
-        return torch.cat(pooled, 1)
+        return logits, self.quality(tokens[:, 0, 0].detach())[:, 0], corners(box)
 
     @property
     def skips(self) -> tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d]:
@@ -313,7 +296,7 @@ class SmallBridge(nn.Module):
         self, features: Features, index: Tensor, sparse: Tensor, dense: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt tokens float[P, T, C] and images int[P] to logits float[P, q, q], IoU's logits float[P], boxes
-        float[P, 2, 4]; see `SkipMaskDecoder`."""
+        float[P, 4]; see `SkipMaskDecoder`."""
         return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense)
 
     def state_tokens(self, states: Tensor) -> Tensor:
@@ -325,7 +308,7 @@ class SmallBridge(nn.Module):
         return torch.stack([states, nothing.expand(states.shape)], -2)
 
     def decode(self, features: Features, prompts: Prompts, multimask: bool = False) -> Masks:
-        """One mask a prompt: logits float[B, K, 1, side/2, side/2], predicted IoU float[B, K, 1], and boxes.
+        """One mask a prompt: logits float[B, K, 1, side/2, side/2], and predicted IoU float[B, K, 1].
 
         Raises:
             ValueError: prompts of other images, of another width, or masks of another side than this model's.
@@ -346,10 +329,10 @@ class SmallBridge(nn.Module):
                 f"mask prompts are {tuple(prompts.masks.shape[-2:])}, this decoder takes {wanted}; resize them first"
             )
 
-        def decode_rows(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        def decode_rows(rows: Rows) -> tuple[Tensor, Tensor]:
             dense = None if rows.masks is None else self.prompt_encoder.mask_embed(rows.masks)
-            logits, quality, boxes = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
-            return logits[:, None], quality[:, None].sigmoid(), boxes
+            logits, quality, _ = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
+            return logits[:, None], quality[:, None].sigmoid()
 
         return decode_ragged(prompts, decode_rows)
 

@@ -64,15 +64,11 @@ class GroundingTraining(nn.Module):
         return losses
 
     def where(self, out: Output, batch: Batch) -> Tensor:
-        """Where all prompts point at first, and where the decoded ones looked in the end."""
-        assert self.pixels is not None and batch.target_boxes is not None and out.masks.boxes is not None
-        bridge = self.pixels.bridge
-        first = corners(bridge.mask_decoder.look(bridge.state_tokens(out.prompts)).sigmoid())
-        terms = []
-        for boxes, target in ((first, batch.target_boxes), (out.masks.boxes[:, 1], batch.target_boxes[batch.picked])):
-            known = target.isfinite().all(1)
-            terms.append(box_loss(boxes[known], target[known]).mean() if known.any() else boxes.sum() * 0)
-        return terms[0] + terms[1]
+        """Where all prompts point, decoded or not, against the boxes of their regions."""
+        assert self.pixels is not None and batch.target_boxes is not None
+        bridge, known = self.pixels.bridge, batch.target_boxes.isfinite().all(1)
+        boxes = corners(bridge.mask_decoder.look(bridge.state_tokens(out.prompts)))
+        return box_loss(boxes[known], batch.target_boxes[known]).mean() if known.any() else boxes.sum() * 0
 
     def distillation(self, prompts: Tensor, attributes: dict[str, Tensor]) -> Tensor:
         """Squared distance of `[SEG]` prompts to semantic ones, in units of their variance."""

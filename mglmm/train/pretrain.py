@@ -89,7 +89,6 @@ class PixelBatch:
     token: tuple[Tensor, Tensor, Tensor, Tensor]
     wanted: Attributes  # [B, K]
     kind: Tensor  # int64[B, K]: SEMANTIC, POINT or BOX
-    box: Tensor  # float[B, K, 4], the true box, xyxy in 0..1; `wanted` may tell one that is a little off
     point: Tensor  # float[B, K, 2], px of the square
     target: Tensor  # float[B, K, q, q], share of each mask cell that is inside
 
@@ -145,13 +144,10 @@ class PixelPretraining(nn.Module):
         with torch.no_grad():
             inside, wanted = logits > 0, target > 0.5
             iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
-        box = batch.box.flatten(0, 1)
         told = (kind != POINT).float()  # a point does not say how large
-        first = box_loss(where[:, 0], batch.wanted.box.flatten(0, 1))
-        losses["where"] = (first * told).mean() + box_loss(where[:, 1], box).mean()
-        distance = (where - box[:, None]).abs().mean(2) * is_semantic[:, None]
-        first, last = distance.sum(0) / is_semantic.sum().clamp_min(1)
-        losses |= {"watch_where": first, "watch_where_last": last}
+        box = batch.wanted.box.flatten(0, 1)
+        losses["where"] = (box_loss(where, box) * told).mean()
+        losses["watch_where"] = ((where - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["quality"] = F.mse_loss(quality.float().sigmoid(), iou)
         losses["watch_iou"] = (iou * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["watch_geo_iou"] = (iou * (1 - is_semantic)).sum() / (1 - is_semantic).sum().clamp_min(1)
@@ -170,7 +166,7 @@ class PixelPretraining(nn.Module):
 WEIGHTS = {
     "fine_noun": 1.0, "fine_part": 0.5, "fine_color": 0.5, "fine_box": 2.0,
     "token_noun": 1.0, "token_part": 0.5, "token_color": 0.5, "token_box": 4.0,
-    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5, "where": 1.0,
+    "bce": 2.0, "dice": 1.0, "geo_bce": 2.0, "geo_dice": 1.0, "quality": 0.5, "where": 2.0,
 }  # fmt: skip
 """Weight of each loss in the sum; `watch_*` values are only logged."""
 
@@ -255,8 +251,7 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
         "noun": np.int64(NOUNS.index(noun)),
         "part": np.int64(PARTS.index(part)),
         "color": np.int64(COLOR_NAMES.index(color)),
-        "told": told,
-        "box": exact,
+        "box": told,
         "kind": np.int64(kind),
         "point": np.asarray(point, np.float32) * side / full,
         "target": target,
@@ -284,14 +279,13 @@ class PixelData:
         dense: list[Any] = [
             tuple(joined[f"{level}_{name}"] for name in ("noun", "part", "color", "box")) for level in ("fine", "token")
         ]
-        wanted = Attributes(joined["noun"], joined["part"], joined["color"], joined["told"])
+        wanted = Attributes(joined["noun"], joined["part"], joined["color"], joined["box"])
         return PixelBatch(
             joined["pixels"],
             dense[0],
             dense[1],
             wanted,
             joined["kind"],
-            joined["box"],
             joined["point"],
             joined["target"],
         )
