@@ -7,19 +7,27 @@ that `zero_to_fp32` gives (`base_model.model.*`, `...lora_A.default.weight`, wit
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mglmm.importers.keys import Entry, Plan, Store, listed, read_json
+import torch
+
+from mglmm.importers.keys import Entry, Plan, Store, listed, load_pickle, read_json, reading
 
 PREFIXES = ("base_model.model.", "module.", "_orig_mod.")
 WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
 LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 ADAPTER = "adapter: "
 """Prefix of the keys of adapters in an unwrapped store."""
+ZERO = "*mp_rank_*_states.pt"
+"""Names of DeepSpeed's shards: `..._model_states.pt` and, one per rank, `..._optim_states.pt`."""
+OTHER_HALF = {"model_states.pt": "optim_states.pt", "optim_states.pt": "model_states.pt"}
 PUBLISHED_ALPHA = 16.0  # of LISA, GLaMM and MGLMM, whose weights files do not say it
 
 
@@ -168,16 +176,52 @@ def merged_with(base: Store, adapter: Unwrapped) -> Unwrapped:
 
 def is_zero(path: Path) -> bool:
     """Does a folder hold DeepSpeed's ZeRO shards?"""
-    return path.is_dir() and any(path.glob("**/*_optim_states.pt"))
+    return path.is_dir() and any(path.rglob(ZERO))
+
+
+def zero_folder(path: Path) -> Path:
+    """The folder of one step's shards: named by `latest`, else the only one under `path`.
+
+    Raises:
+        ValueError: `latest` names a folder without shards, or there are several; or a rank's half is missing (stage 3
+            writes two files per rank; a missing optimizer shard of the other stages DeepSpeed counts itself).
+    """
+    named = path / "latest"
+    if named.is_file() and not any(path.glob(ZERO)):
+        folder = path / named.read_text(encoding="utf-8").strip()
+        if not folder.is_dir() or not any(folder.glob(ZERO)):
+            raise ValueError(f"{named} names {folder.name!r}, where there are no shards; copy the whole checkpoint")
+    else:
+        folders = sorted({file.parent for file in path.rglob(ZERO)})
+        if len(folders) > 1:
+            raise ValueError(f"{path} holds the shards of several steps ({listed(map(str, folders))}); give one folder")
+        folder = folders[0]
+    files = {file.name.removeprefix("bf16_") for file in folder.glob(ZERO)}
+    if any(name.startswith("zero_pp_rank_") and name.endswith("_model_states.pt") for name in files):
+        halves = {name: OTHER_HALF[name[-15:]] for name in files if name[-15:] in OTHER_HALF}
+        lost = sorted({name[:-15] + half for name, half in halves.items()} - files)
+        if lost:
+            raise ValueError(f"{folder} lacks {listed(lost)}; copy the shards of all ranks into one folder")
+    return folder
 
 
 def from_zero(path: Path, scratch: Path) -> Path:
-    """Let DeepSpeed put its shards together into `scratch`; returns the folder to read.
+    """Let DeepSpeed put its shards together into `scratch` (float32, on disk); returns the folder to read.
+
+    DeepSpeed unpickles them without care. Here every file is first read with `weights_only`, which knows tensors, plain
+    containers and four value classes of DeepSpeed, and its converter then runs under the same rule.
 
     Raises:
-        ValueError: DeepSpeed is not installed, or cannot read the shards.
+        ValueError: DeepSpeed is not installed, a shard holds code or is damaged, or shards are missing.
     """
+    folder = zero_folder(path)
     try:
+        from deepspeed.runtime.fp16.loss_scaler import (  # pyright: ignore[reportMissingImports]
+            DynamicLossScaler,
+            LossScaler,
+        )
+        from deepspeed.runtime.zero.config import ZeroStageEnum  # pyright: ignore[reportMissingImports]
+        from deepspeed.utils.tensor_fragment import fragment_address  # pyright: ignore[reportMissingImports]
         from deepspeed.utils.zero_to_fp32 import (  # pyright: ignore[reportMissingImports]
             convert_zero_checkpoint_to_fp32_state_dict,
         )
@@ -186,8 +230,37 @@ def from_zero(path: Path, scratch: Path) -> Path:
             f"{path} holds DeepSpeed ZeRO shards, which only DeepSpeed's own converter reads: pip install deepspeed, "
             "or run the zero_to_fp32.py that lies beside them and give its output"
         ) from None
-    try:
-        convert_zero_checkpoint_to_fp32_state_dict(str(path), str(scratch))
-    except Exception as error:
-        raise ValueError(f"DeepSpeed cannot put the shards of {path} together: {error}; copy all of them") from error
+    with torch.serialization.safe_globals([DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]):
+        for file in sorted(folder.glob(ZERO)):
+            with reading(file):
+                load_pickle(file)
+        try:
+            with only_weights(), quiet():
+                convert_zero_checkpoint_to_fp32_state_dict(str(folder.parent), str(scratch), tag=folder.name)
+        except Exception as error:
+            raise ValueError(
+                f"DeepSpeed cannot put the shards of {folder} together: {str(error).partition('. ')[0]}; "
+                "copy the shards of all ranks into one folder"
+            ) from error
     return scratch
+
+
+@contextlib.contextmanager
+def only_weights() -> Iterator[None]:
+    """`torch.load` reads tensors only, even where the caller asks for more."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Swallow what a converter prints; what it raises gets through."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

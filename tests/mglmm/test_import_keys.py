@@ -3,10 +3,7 @@
 import gzip
 import json
 import shutil
-import sys
-import types
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import torch
@@ -238,25 +235,3 @@ def test_a_single_linear_projector_has_no_place_in_hugging_faces_llava(copy, tmp
     torch.save(kept, folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="LLaVA-1 with one Linear"):
         convert(folder, tmp_path / "out")
-
-
-def test_zero_shards_go_through_deepspeeds_own_converter(shared, copy, tmp_path, monkeypatch):
-    folder = copy("lisa")
-    convert(folder, tmp_path / "released")
-    state = unmerged(shared, folder)
-    shards = tmp_path / "ckpt_model"
-    (shards / "global_step5").mkdir(parents=True)
-    (shards / "global_step5" / "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"deepspeed's own")
-
-    def put_together(found, written):
-        assert found == str(shards)
-        Path(written).mkdir()
-        torch.save(state, Path(written) / "pytorch_model.bin")
-
-    parts = ["deepspeed", "deepspeed.utils", "deepspeed.utils.zero_to_fp32"]
-    for name in parts:
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    cast(Any, sys.modules[parts[-1]]).convert_zero_checkpoint_to_fp32_state_dict = put_together
-    merge(folder, shards, tmp_path / "merged", lora_alpha=16)
-    found, wanted = weights(tmp_path / "merged"), weights(tmp_path / "released")
-    assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
