@@ -30,7 +30,7 @@ EXTRAS = {
         "albumentations": "augmentation",
         "wandb": "logging with report_to: wandb",
         "datasets": "Hugging Face data sets",
-        "deepspeed": "training on several GPUs",
+        "deepspeed": "reading ZeRO shards",
     },
     "eval": {
         "pycocoevalcap": "caption scores",

@@ -164,6 +164,11 @@ class Trainer:
         Raises:
             ValueError: a stage does not fit the model, or one of its sources cannot be read.
         """
+        if self.accelerator.distributed_type == "DEEPSPEED":
+            raise ValueError(
+                "recipes do not run under DeepSpeed (Muon and AdamW are two optimizers, it takes one); "
+                "start them with torchrun or a plain accelerate config"
+            )
         for stage in self.config.stages[self.stage_index :]:
             _, _, groups, _ = self.stage_parts(stage)
             check_groups(groups, stage)

@@ -291,3 +291,10 @@ def test_two_processes_of_which_one_has_no_masks(make, tmp_path):
     assert [(row["stage"], row["step"]) for row in rows][-1] == ("words", 6) and len(rows) == 8
     assert all(0 < row["loss"] < 1e4 for row in rows)
     load_checkpoint(tmp_path / "two" / "last" / "model")
+
+
+def test_deepspeed_is_refused_before_anything_trains(make, monkeypatch):
+    trainer = make("run", WORDS)
+    monkeypatch.setattr(type(trainer.accelerator), "distributed_type", "DEEPSPEED")
+    with pytest.raises(ValueError, match="recipes do not run under DeepSpeed .*; start them with torchrun"):
+        trainer.check()
