@@ -96,6 +96,6 @@ def test_a_stage_refuses_what_contradicts_itself(changes, words):
 
 
 def test_multiplicities_reach_the_mixture(tiny):
-    sources = {"a": {**WORLD, "seed_start": 8_999_995}, "b": {**WORLD, "seed_start": 9_999_990}}
+    sources = {"a": {**WORLD, "seed_start": 8_999_995}, "b": {**WORLD, "seed_start": 8_999_990}}
     data = GroundingData(stage(sources=sources, multiplicities={"a": 2}), tiny[1], 0)
     assert data.mixture.epoch_length == 2 * 5 + 10
