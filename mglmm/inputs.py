@@ -64,9 +64,6 @@ class ImageState:
     features: Features
     maps: tuple[Tensor, ...]  # float[I, C_i, h_i, w_i], to pool regions from
 
-    def select(self, index: Tensor) -> ImageState:
-        return ImageState(self.tokens[index], self.features.select(index), tuple(m[index] for m in self.maps))
-
 
 @dataclass(frozen=True, eq=False)
 class Output:

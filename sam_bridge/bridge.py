@@ -45,10 +45,6 @@ class Features:
         """Move or cast every tensor, as `Tensor.to`."""
         return self.map(lambda value: value.to(*args, **kwargs))
 
-    def detach(self) -> Features:
-        """Cut the gradient to the encoder."""
-        return self.map(Tensor.detach)
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Masks:

@@ -6,12 +6,7 @@ Source: github.com/dsmlr/Car-Parts-Segmentation, `trainingset/annotations.json`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from mglmm_data.coco import CocoSource
-from mglmm_data.telling import Split
 
 
 class CarPartsSource(CocoSource):
@@ -22,29 +17,4 @@ class CarPartsSource(CocoSource):
     """
 
     source = "carparts"
-
-    def __init__(
-        self,
-        json_path: str | Path,
-        image_root: str | Path | None = None,
-        *,
-        split: Split | Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        turns: int = 1,
-        seed: int = 0,
-        mirror: str = "swap",
-        on_error: str = "fail",
-    ) -> None:
-        super().__init__(
-            json_path,
-            image_root,
-            kind="parts",
-            object_name="car",
-            rename={"wheel": "wheels"},
-            split=split,
-            tasks=tasks,
-            turns=turns,
-            seed=seed,
-            mirror=mirror,
-            on_error=on_error,
-        )
+    defaults = {"kind": "parts", "object_name": "car", "rename": {"wheel": "wheels"}}

@@ -34,8 +34,9 @@ class CocoSource(Annotated):
         json_path: the annotations (`images`, `categories`, `annotations`).
         image_root: the folder of the images; by default the json's own. `JPEGImages/` and `images/` in it, and the
             json's `path` and the end of its `coco_url`, are tried.
-        kind: `instances`, where each annotation is an object; or `parts` of one object, where a category is one region,
-            all its annotations joined (Car Parts has two wheels in one annotation in some images and in two in others).
+        kind: `instances` (the default), where each annotation is an object; or `parts` of one object, where a category
+            is one region, all its annotations joined (Car Parts has two wheels in one annotation in some images and in
+            two in others).
         captions: a captions json of the same images; its other images are ignored.
         skip_categories: names that are no target.
         rename: category name -> the words to use, e.g. `{"wheel": "wheels"}`; two with the same words become one, and
@@ -55,18 +56,22 @@ class CocoSource(Annotated):
     source = "coco"
     federated = False
     """Only what is annotated is known: a category may be there and not be marked (LVIS, PACO)."""
+    images = ""
+    """Where the images lie, from the json's folder, where nobody says it."""
+    defaults: Mapping[str, Any] = {}
+    """What a data set of this form takes for `kind`, `tasks`, `rename` and `object_name` where nobody says it."""
 
     def __init__(
         self,
         json_path: str | Path,
         image_root: str | Path | None = None,
         *,
-        kind: Kind = "instances",
+        kind: Kind | None = None,
         captions: str | Path | None = None,
         skip_categories: Sequence[str] = ("_background_",),
         rename: Mapping[str, str] | None = None,
         split: Split | Mapping[str, Any] | None = None,
-        object_name: str = "object",
+        object_name: str | None = None,
         tasks: Mapping[str, float] | None = None,
         turns: int = 1,
         max_regions: int = 10,
@@ -74,10 +79,14 @@ class CocoSource(Annotated):
         mirror: str = "swap",
         on_error: str = "fail",
     ) -> None:
+        kind = kind or self.defaults.get("kind", "instances")
+        rename = self.defaults.get("rename") if rename is None else rename
+        tasks = self.defaults.get("tasks") if tasks is None else tasks
+        object_name = object_name or str(self.defaults.get("object_name", "object"))
         if kind not in SERVED:
             raise ValueError(f"kind is {kind!r}{near(kind, SERVED)}")
         self.json_path = Path(json_path)
-        self.image_root = Path(image_root) if image_root is not None else self.json_path.parent
+        self.image_root = Path(image_root) if image_root is not None else self.json_path.parent / self.images
         self._listed: dict[str, frozenset[str]] = {}
         problems = Problems(on_error)
         collecting = gc.isenabled()
@@ -115,6 +124,10 @@ class CocoSource(Annotated):
         owner, counts = self._place(table, kept)
         told = read_captions(Path(captions), table.places, problems) if captions else None
         self._keep(table, owner, counts, told, make_split(split))
+        self.read_more(problems)
+
+    def read_more(self, problems: Problems) -> None:
+        """What else the json of a data set of this form holds, once its images and annotations are known."""
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """For each category, its words, and the object whose part it is ("" for an object)."""

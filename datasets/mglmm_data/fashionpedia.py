@@ -8,14 +8,12 @@ Source: Jia et al., Fashionpedia, arXiv:2004.12276; fashionpedia.github.io.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
 from mglmm_data.index import text_of, walk
 from mglmm_data.reading import Problems, take, take_id
-from mglmm_data.telling import Split
 
 TASKS = {"panoptic": 1.0, "referring": 2.0, "absent": 1.0, "region": 2.0, "box": 1.0}
 
@@ -33,33 +31,7 @@ class FashionpediaSource(CocoSource):
     """
 
     source = "fashionpedia"
-
-    def __init__(
-        self,
-        json_path: str | Path,
-        image_root: str | Path | None = None,
-        *,
-        split: Split | Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        turns: int = 1,
-        max_regions: int = 10,
-        seed: int = 0,
-        mirror: str = "swap",
-        on_error: str = "fail",
-    ) -> None:
-        self._attributes: dict[Any, str] = {}
-        super().__init__(
-            json_path,
-            image_root,
-            split=split,
-            tasks=TASKS if tasks is None else tasks,
-            turns=turns,
-            max_regions=max_regions,
-            seed=seed,
-            mirror=mirror,
-            on_error=on_error,
-        )
-        self._read_attributes(self.problems)
+    defaults = {"tasks": TASKS}
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """The first of several words: `shirt, blouse` is a shirt."""
@@ -69,8 +41,9 @@ class FashionpediaSource(CocoSource):
         """The attributes of an annotation, in its order."""
         return ", ".join(self._attributes[name] for name in annotation.get("attribute_ids") or ())
 
-    def _read_attributes(self, problems: Problems) -> None:
-        """Names by id; and no annotation may have one that is not there."""
+    def read_more(self, problems: Problems) -> None:
+        """Attributes by id; and no annotation may have one that is not there."""
+        self._attributes: dict[Any, str] = {}
         used: dict[Any, Any] = {}
         for key, _, _, record in walk(self.json_path, Problems("count")):  # what is damaged was told by the first pass
             if key == "attributes":

@@ -9,12 +9,9 @@ Source: Gupta et al., LVIS, arXiv:1908.03195, section 3; lvisdataset.org.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
-from mglmm_data.telling import Split
 
 TASKS = {"panoptic": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
 
@@ -30,31 +27,7 @@ class LvisSource(CocoSource):
 
     source = "lvis"
     federated = True
-
-    def __init__(
-        self,
-        json_path: str | Path,
-        image_root: str | Path | None = None,
-        *,
-        split: Split | Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        turns: int = 1,
-        max_regions: int = 10,
-        seed: int = 0,
-        mirror: str = "swap",
-        on_error: str = "fail",
-    ) -> None:
-        super().__init__(
-            json_path,
-            image_root,
-            split=split,
-            tasks=TASKS if tasks is None else tasks,
-            turns=turns,
-            max_regions=max_regions,
-            seed=seed,
-            mirror=mirror,
-            on_error=on_error,
-        )
+    defaults = {"tasks": TASKS}
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """`mouse_(computer_equipment)` is a mouse; `bow_(weapon)` keeps its addition, there are other bows."""

@@ -148,11 +148,6 @@ def rle_of_segmentation(segmentation: Any, size: Size) -> Rle:
     raise ValueError(f"segmentation is a {type(segmentation).__name__}; expected polygons (a list) or an RLE (a dict)")
 
 
-def from_label_map(labels: np.ndarray, value: int) -> np.ndarray:
-    """Pixels of a label map `int[H, W]` that hold `value`, as `bool[H, W]`."""
-    return labels == value
-
-
 def rles_of_labels(labels: np.ndarray) -> dict[int, Rle]:
     """Every value of a label map `int[H, W]` and its mask, from one pass over the pixels."""
     height, width = labels.shape

@@ -8,12 +8,9 @@ Source: Ramanathan et al., PACO, arXiv:2301.01795; LISA's layout `vlpart/paco/an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
-from mglmm_data.telling import Split
 
 
 class PacoSource(CocoSource):
@@ -27,32 +24,7 @@ class PacoSource(CocoSource):
 
     source = "paco_lvis"
     federated = True
-
-    def __init__(
-        self,
-        json_path: str | Path,
-        image_root: str | Path | None = None,
-        *,
-        split: Split | Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        turns: int = 1,
-        max_regions: int = 10,
-        seed: int = 0,
-        mirror: str = "swap",
-        on_error: str = "fail",
-    ) -> None:
-        super().__init__(
-            json_path,
-            image_root,
-            kind="objects",
-            split=split,
-            tasks=tasks,
-            turns=turns,
-            max_regions=max_regions,
-            seed=seed,
-            mirror=mirror,
-            on_error=on_error,
-        )
+    defaults = {"kind": "objects"}
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """`bench:seat` is `seat of the bench`, a part of `bench`."""

@@ -8,15 +8,11 @@ Source: Chen et al., Detect What You Can, arXiv:1406.2031; LISA's layout `vlpart
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from mglmm_data.coco import CocoSource
 from mglmm_data.paco import part_names
-from mglmm_data.telling import Split
 
 TASKS = {"fine": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
-IMAGES = "VOCdevkit/VOC2010/JPEGImages"
 
 
 class PascalPartSource(CocoSource):
@@ -29,32 +25,8 @@ class PascalPartSource(CocoSource):
     """
 
     source = "pascal_part"
-
-    def __init__(
-        self,
-        json_path: str | Path,
-        image_root: str | Path | None = None,
-        *,
-        split: Split | Mapping[str, Any] | None = None,
-        tasks: Mapping[str, float] | None = None,
-        turns: int = 1,
-        max_regions: int = 10,
-        seed: int = 0,
-        mirror: str = "swap",
-        on_error: str = "fail",
-    ) -> None:
-        super().__init__(
-            json_path,
-            Path(json_path).parent / IMAGES if image_root is None else image_root,
-            kind="objects",
-            split=split,
-            tasks=TASKS if tasks is None else tasks,
-            turns=turns,
-            max_regions=max_regions,
-            seed=seed,
-            mirror=mirror,
-            on_error=on_error,
-        )
+    images = "VOCdevkit/VOC2010/JPEGImages"
+    defaults = {"kind": "objects", "tasks": TASKS}
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """`aeroplane:left_wing` is `left wing of the aeroplane`, a part of `aeroplane`."""
