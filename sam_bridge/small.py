@@ -106,7 +106,11 @@ class PixelEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.dim)
         self.up8, self.fuse8 = nn.Conv2d(config.dim, c8, 1), ConvBlock(c8)
         self.up4, self.fuse4 = nn.Conv2d(c8, c4, 1), ConvBlock(c4)
+        self.up2, self.fuse2 = nn.Conv2d(c4, c2, 1), ConvBlock(c2)
         self.neck = nn.Conv2d(config.dim, config.prompt_dim, 1)
+        for zero in (self.up2, self.fuse2.conv2):
+            nn.init.zeros_(zero.weight)
+            nn.init.zeros_(cast(Tensor, zero.bias))
 
     def forward(self, pixels: Tensor) -> Features:
         """`float[B, 3, side, side]`, normalised, to `Features` with skips of stride 8, 4 and 2."""
@@ -122,6 +126,7 @@ class PixelEncoder(nn.Module):
         map16 = tokens.transpose(1, 2).reshape(batch, dim, grid, grid)
         s8 = self.fuse8(s8 + F.interpolate(self.up8(map16), scale_factor=2.0, mode="nearest"))
         s4 = self.fuse4(s4 + F.interpolate(self.up4(s8), scale_factor=2.0, mode="nearest"))
+        s2 = self.fuse2(s2 + F.interpolate(self.up2(s4), scale_factor=2.0, mode="nearest"))
         return Features(embedding=self.neck(map16), tokens=tokens, skips=(s8, s4, s2))
 
 
@@ -129,6 +134,12 @@ def corners(box: Tensor) -> Tensor:
     """Boxes float[..., 4], centre and size, to xyxy."""
     centre, size = box.split(2, -1)
     return torch.cat([centre - size / 2, centre + size / 2], -1)
+
+
+def centred(box: Tensor) -> Tensor:
+    """Boxes float[..., 4], xyxy, to centre and size."""
+    first, last = box.split(2, -1)
+    return torch.cat([(first + last) / 2, last - first], -1)
 
 
 def soft_box(box: Tensor, cells: int) -> Tensor:
@@ -170,6 +181,7 @@ class SkipMaskDecoder(nn.Module):
         self.skip8, self.skip4 = nn.Conv2d(c8, dim // 2, 1), nn.Conv2d(c4, dim // 4, 1)
         self.skip2 = nn.Conv2d(c2, dim // 8, 1)
         self.norm8 = nn.GroupNorm(1, dim // 2)
+        self.edges = ConvBlock(dim // 8)  # what a prompt's mask does along contours, at stride 2
         self.hyper = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
         self.hyper_out = nn.Linear(dim, dim // 8)
         self.quality = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 1))
@@ -184,15 +196,22 @@ class SkipMaskDecoder(nn.Module):
         self.pixel_out = nn.Linear(dim, dim // 2)
         for zero in (self.place16, self.place8, self.place4):
             nn.init.zeros_(zero.weight)
-        nn.init.zeros_(self.pixel_out.weight)
-        nn.init.zeros_(self.pixel_out.bias)
+        for unused in (self.pixel_out, self.edges.conv2):
+            nn.init.zeros_(unused.weight)
+            nn.init.zeros_(cast(Tensor, unused.bias))
 
     def look(self, sparse: Tensor) -> Tensor:
         """Where prompts float[P, T, C] point: boxes float[P, 4], centre and size, shares of the side."""
         return cast(Tensor, self.where(sparse[:, :2].flatten(1))).float().sigmoid()
 
     def forward(
-        self, features: Features, image_PE: Tensor, index: Tensor, sparse: Tensor, dense: Tensor | None
+        self,
+        features: Features,
+        image_PE: Tensor,
+        index: Tensor,
+        sparse: Tensor,
+        dense: Tensor | None,
+        told: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """P prompts of any images in one call.
 
@@ -202,6 +221,7 @@ class SkipMaskDecoder(nn.Module):
             index: int[P], the image of each prompt.
             sparse: float[P, T, C] prompt tokens, T at least 2.
             dense: float[P, C, g, g] to add to the image, or None.
+            told: float[P, 4] boxes that are known (xyxy, shares of the side), rows of NaN where the prompt has to say.
 
         Returns:
             mask logits float[P, side/2, side/2], logits float[P] of the predicted IoU, and where it looked, boxes
@@ -209,6 +229,8 @@ class SkipMaskDecoder(nn.Module):
         """
         count, grid = index.shape[0], features.embedding.shape[-1]
         box = self.look(sparse)
+        if told is not None:
+            box = torch.where(told.isfinite(), centred(told), box)
         skip8, skip4, skip2 = (conv(skip) for conv, skip in zip(self.skips, features.skips, strict=True))
         image = features.embedding.index_select(0, index)
         image = image if dense is None else image + dense
@@ -226,7 +248,7 @@ class SkipMaskDecoder(nn.Module):
             self.norm8(self.up8(image) + skip8.index_select(0, index)) + self.place8(soft_box(box, 2 * grid).to(dtype))
         )
         x4 = F.gelu(self.up4(x8) + skip4.index_select(0, index) + self.place4(soft_box(box, 4 * grid).to(dtype)))
-        x2 = F.gelu(self.up2(x4) + skip2.index_select(0, index))
+        x2 = self.edges(F.gelu(self.up2(x4) + skip2.index_select(0, index)))
         hidden = self.hyper(tokens[:, 0, 1])
         logits = torch.einsum("pc,pchw->phw", self.hyper_out(hidden), x2)
         pixel = self.pixel(features.skips[1]).index_select(0, index)
@@ -293,11 +315,16 @@ class SmallBridge(nn.Module):
         return code.permute(0, 3, 1, 2)
 
     def decode_flat(
-        self, features: Features, index: Tensor, sparse: Tensor, dense: Tensor | None = None
+        self,
+        features: Features,
+        index: Tensor,
+        sparse: Tensor,
+        dense: Tensor | None = None,
+        told: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Prompt tokens float[P, T, C] and images int[P] to logits float[P, q, q], IoU's logits float[P], boxes
         float[P, 4]; see `SkipMaskDecoder`."""
-        return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense)
+        return self.mask_decoder(features, self.image_position().to(sparse.dtype), index, sparse, dense, told)
 
     def state_tokens(self, states: Tensor) -> Tensor:
         """Language states float[..., C] to prompt tokens float[..., 2, C]: the state, and SAM's "not a point".
@@ -331,7 +358,8 @@ class SmallBridge(nn.Module):
 
         def decode_rows(rows: Rows) -> tuple[Tensor, Tensor]:
             dense = None if rows.masks is None else self.prompt_encoder.mask_embed(rows.masks)
-            logits, quality, _ = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense)
+            told = None if rows.boxes is None else rows.boxes / self.side
+            logits, quality, _ = self.decode_flat(features, rows.image, self.sparse_tokens(rows), dense, told)
             return logits[:, None], quality[:, None].sigmoid()
 
         return decode_ragged(prompts, decode_rows)

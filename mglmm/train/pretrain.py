@@ -133,7 +133,10 @@ class PixelPretraining(nn.Module):
         batch_size, count = batch.kind.shape
         index = torch.arange(batch_size, device=batch.kind.device).repeat_interleave(count)
         kind, target = batch.kind.flatten(), batch.target.flatten(0, 1)
-        logits, quality, where = self.bridge.decode_flat(features, index, self.prompt_tokens(batch).flatten(0, 1))
+        box = batch.wanted.box.flatten(0, 1)
+        known = torch.where((kind == BOX)[:, None], box, torch.nan)
+        sparse = self.prompt_tokens(batch).flatten(0, 1)
+        logits, quality, where = self.bridge.decode_flat(features, index, sparse, told=known)
         logits = logits.float()
         bce, dice = bce_loss(logits, target), dice_loss(logits, target)
         is_semantic = (kind == SEMANTIC).float()
@@ -144,9 +147,7 @@ class PixelPretraining(nn.Module):
         with torch.no_grad():
             inside, wanted = logits > 0, target > 0.5
             iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)
-        told = (kind != POINT).float()  # a point does not say how large
-        box = batch.wanted.box.flatten(0, 1)
-        losses["where"] = (box_loss(where, box) * told).mean()
+        losses["where"] = (box_loss(where, box) * is_semantic).mean()  # a point does not say how large
         losses["watch_where"] = ((where - box).abs().mean(1) * is_semantic).sum() / is_semantic.sum().clamp_min(1)
         losses["quality"] = F.mse_loss(quality.float().sigmoid(), iou)
         losses["watch_iou"] = (iou * is_semantic).sum() / is_semantic.sum().clamp_min(1)
@@ -244,8 +245,6 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
     if kind == BOX:
         spread = 0.05 * np.array([exact[2] - exact[0], exact[3] - exact[1]] * 2, np.float32)
         told = np.clip(exact + rng.normal(size=4).astype(np.float32) * spread, 0, 1)
-    elif rng.random() < 0.5:  # a language model's idea of the place is off by a few pixels
-        told = np.clip(exact + rng.normal(size=4).astype(np.float32) * 0.03, 0, 1)
     target = cv2.resize(mask.astype(np.float32), (side // 2, side // 2), interpolation=cv2.INTER_AREA)
     return {
         "noun": np.int64(NOUNS.index(noun)),

@@ -130,7 +130,17 @@ def test_tokens_flow_back_into_the_skips(bridge):
     with torch.no_grad():
         first, second = bridge.encode(pixels), bridge.encode(changed)
     assert (first.skips[1][..., -1, -1] - second.skips[1][..., -1, -1]).abs().max() > 1e-5
-    assert torch.equal(first.skips[2][..., -1, -1], second.skips[2][..., -1, -1])
+
+
+def test_a_box_that_is_given_is_where_the_decoder_looks(bridge, features):
+    box = torch.tensor([[0.1, 0.2, 0.5, 0.75]])
+    told = torch.cat([box, torch.full((1, 4), torch.nan)])
+    sparse = draw(3, 1, 2, WIDTH).expand(2, -1, -1)
+    with torch.no_grad():
+        _, _, where = bridge.decode_flat(features, torch.tensor([0, 0]), sparse, told=told)
+        _, _, looked = bridge.decode_flat(features, torch.tensor([0]), sparse[:1])
+    assert torch.allclose(where[0], box[0], atol=1e-6)
+    assert torch.equal(where[1], looked[0]) and not torch.allclose(where[1], box[0], atol=0.02)
 
 
 def test_half_precision(bridge):
