@@ -57,6 +57,9 @@ class LossConfig(Strict):
     quality: float = Field(default=0.0, ge=0)  # squared error of the predicted IoU: a score that means something
     distill: float = Field(default=0.0, ge=0)  # draws [SEG] prompts to the semantic prompt of their region (world only)
     mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
+    # what a token weighs in ce: every one alike; "square": 1 / sqrt(length of its answer), so that "yes" is not drowned
+    # by a panoptic answer (InternVL 2.5, arXiv:2412.05271, "square averaging"); "answer": every answer alike
+    token_weight: Literal["token", "square", "answer"] = "token"
 
     @model_validator(mode="after")
     def quality_is_of_the_decoder(self) -> LossConfig:

@@ -74,6 +74,7 @@ class Output:
     prompts: Tensor  # float[M, C], projected [SEG] states
     masks: Masks  # of the P picked ones: logits float[P, 1, q, q] over the square, scores float[P, 1]
     states: Tensor  # float[M, D], the [SEG] states themselves
+    answers: Tensor  # int64[T], the answer (a run of labels) that each token is of
 
     @property
     def mask_logits(self) -> Tensor:

@@ -332,7 +332,10 @@ class Mglmm(PreTrainedModel):
         prompts = self.seg_projection(states)
         picked = batch.picked
         masks = self.decode_masks(image.features, prompts[picked], batch.row_image[row[picked]])
-        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states)
+        begins = labelled.clone()
+        begins[:, 1:] &= ~labelled[:, :-1]
+        answers = begins.flatten().cumsum(0).view_as(labelled)[labelled] - 1
+        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers)
 
     def decode_masks(self, features: Features, prompts: Tensor, image: Tensor) -> Masks:
         """Masks of prompts float[P, C], each of the image int64[P], in one ragged call: logits float[P, 1, q, q]."""

@@ -50,7 +50,7 @@ class GroundingTraining(nn.Module):
 
     def forward(self, batch: Joint) -> dict[str, Tensor]:
         out: Output = self.model(batch.grounding)
-        losses = {"ce": token_loss(out), **mask_losses(out, batch.grounding)}
+        losses = {"ce": token_loss(out, TOKEN_POWER[self.losses.token_weight]), **mask_losses(out, batch.grounding)}
         if self.losses.where > 0:
             losses["where"] = self.where(out, batch.grounding)
         if self.losses.quality > 0:
@@ -80,15 +80,28 @@ class GroundingTraining(nn.Module):
         return F.mse_loss(prompts.float(), wanted) / wanted.var().clamp_min(1e-6)
 
     def weights(self) -> dict[str, float]:
-        own = self.losses.model_dump(exclude={"mask_size"})
+        own = self.losses.model_dump(exclude={"mask_size", "token_weight"})
         return own | {f"pixels_{name}": self.pixels_weight * value for name, value in WEIGHTS.items()}
 
 
-def token_loss(out: Output) -> Tensor:
-    """Mean cross-entropy over the labelled tokens of the batch; 0 (with a graph) where there are none."""
+TOKEN_POWER = {"token": 0.0, "square": 0.5, "answer": 1.0}
+"""`LossConfig.token_weight` as the power of an answer's length that divides the weight of its tokens."""
+
+
+def token_loss(out: Output, power: float = 0.0) -> Tensor:
+    """Mean cross-entropy over the labelled tokens of the batch; 0 (with a graph) where there are none.
+
+    Args:
+        out: of the model.
+        power: a token of an answer of n tokens weighs n ** -power in the mean.
+    """
     if not len(out.token_labels):
         return out.token_logits.float().sum()
-    return F.cross_entropy(out.token_logits.float(), out.token_labels)
+    if not power:
+        return F.cross_entropy(out.token_logits.float(), out.token_labels)
+    losses = F.cross_entropy(out.token_logits.float(), out.token_labels, reduction="none")
+    weights = out.answers.bincount()[out.answers].float() ** -power
+    return (losses * weights).sum() / weights.sum()
 
 
 def mask_losses(out: Output, batch: Batch) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mglmm.config import LossConfig
 from mglmm.inputs import Output
 from mglmm.losses import bce_loss, box_loss, dice_loss
-from mglmm.train.grounding import GroundingTraining, mask_losses, quality_loss, token_loss
+from mglmm.train.grounding import TOKEN_POWER, GroundingTraining, mask_losses, quality_loss, token_loss
 from mglmm.train.loop import weighted
 from sam_bridge.bridge import Masks
 from sam_bridge.canvas import Canvas
@@ -37,10 +37,12 @@ def output(**given):
         "prompts": torch.zeros(0, 4),
         "mask_logits": torch.zeros(0, 8, 8, requires_grad=True),
         "states": torch.zeros(0, 4),
+        "answers": torch.zeros(0, dtype=torch.long),
     }
     values = {**empty, **given}
     logits = values.pop("mask_logits")
-    return Output(**values, masks=Masks(logits=logits[:, None], scores=torch.zeros(len(logits), 1)))
+    scores = values.pop("scores", torch.zeros(len(logits), 1))
+    return Output(**values, masks=Masks(logits=logits[:, None], scores=scores))
 
 
 def test_constant_masks_at_both_sizes():
@@ -118,7 +120,20 @@ def test_quality_is_judged_against_the_mask_as_it_is():
     target = torch.zeros(1, 8, 8)
     target[:, :4] = 1
     logits = torch.where(torch.arange(8)[:, None] < 2, 5.0, -5.0).expand(1, 8, 8)  # half of the target: IoU 0.5
-    masks = Masks(logits=logits[:, None], scores=torch.tensor([[0.8]]))
-    out = Output(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4), masks, torch.zeros(0, 4))
+    out = output(mask_logits=logits, scores=torch.tensor([[0.8]]))
     batch = SimpleNamespace(originals=(), mask_targets=target)
     assert quality_loss(out, batch).item() == pytest.approx(0.09, rel=1e-5)  # type: ignore[arg-type]
+
+
+def test_a_short_answer_is_not_drowned_by_a_long_one():
+    """One answer of four tokens and one of one, whose losses are known."""
+    answers, labels = torch.tensor([0, 0, 0, 0, 1]), torch.zeros(5, dtype=torch.long)
+    logits = torch.tensor([[2.0, 0.0]] * 4 + [[0.0, 2.0]])
+    long, short = (-torch.tensor([2.0, -2.0]).sigmoid().log()).tolist()
+    out = output(token_logits=logits, token_labels=labels, answers=answers)
+    for weight, expected in (
+        ("token", 0.8 * long + 0.2 * short),
+        ("square", (2 * long + short) / 3),
+        ("answer", (long + short) / 2),
+    ):
+        assert token_loss(out, TOKEN_POWER[weight]).item() == pytest.approx(expected, rel=1e-5), weight

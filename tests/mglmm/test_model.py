@@ -86,6 +86,8 @@ def test_sharing_the_prefix_changes_nothing(fresh):
     for name, grad in grads.items():
         if grad is not None:
             assert torch.allclose(grad, grads_apart[name], atol=1e-5), name
+    lengths, lengths_apart = (sorted(o.answers.bincount().tolist()) for o in (out, out_apart))
+    assert lengths == lengths_apart and len(lengths) == 5  # every answer is one run of labels, wherever it stands
 
 
 def test_conversations_do_not_see_each_other(tiny):
