@@ -207,7 +207,9 @@ def evaluate(
     overrides: Overrides = None,
     model: Model = "bundled",
     beside: Annotated[list[str] | None, typer.Option(help="Another checkpoint beside; may be repeated.")] = None,
-    out: Annotated[list[Path] | None, typer.Option(help=".json, .md or .txt; may be repeated.")] = None,
+    out: Annotated[
+        list[Path] | None, typer.Option(help=".json, .md, .txt, or .png: a reliability plot; may be repeated.")
+    ] = None,
     detail: Annotated[str, typer.Option(help="short, headlines or full.")] = "headlines",
 ) -> None:
     """Score a checkpoint: the held-out world, or named parts on photographs."""

@@ -26,7 +26,7 @@ WORLD_SIZE = 384
 WORLD_SIZES = (64, 4096)
 REGION_FORMS = "box:x1,y1,x2,y2  point:x,y  scribble:x,y;x,y;...  mask:FILE.png (pixels of the image)"
 ANSWER_FILES = (*PICTURES, *PAGES, ".json")
-REPORT_FILES = (".json", ".md", ".txt")
+REPORT_FILES = (".json", ".md", ".txt", ".png")
 
 
 def picture(text: str) -> LoadedImage:

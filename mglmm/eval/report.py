@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT_VERSION = 1
+FILES = (".json", ".md", ".txt", ".png")
+"""Suffixes that `Report.save` knows; .png is the reliability plot."""
 Detail = Literal["short", "headlines", "full"]
 """`short`: headline numbers of whole tasks; `headlines`: of their slices too; `full`: every number."""
 PACKAGES = ("mglmm", "numpy", "scipy", "opencv-python-headless", "pycocotools", "torch", "transformers")
@@ -144,15 +146,20 @@ class Report:
         return cls(data["title"], tuple(rows), data["statistics"], data["meta"])
 
     def save(self, path: str | Path) -> Path:
-        """Write .json (all rows), .md (headline rows) or .txt, by suffix.
+        """Write .json (all rows), .md (headline rows), .txt, or .png (reliability of the confidence), by suffix.
 
         Raises:
-            ValueError: the suffix is another one.
+            ValueError: the suffix is another one, or a plot is asked for and the report has no calibration.
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        if suffix not in (".json", ".md", ".txt"):
-            raise ValueError(f"cannot save a report as {path.name!r}; use .json, .md or .txt")
+        if suffix not in FILES:
+            raise ValueError(f"cannot save a report as {path.name!r}; use {', '.join(FILES[:-1])} or {FILES[-1]}")
+        if suffix == ".png":
+            from mglmm.eval.plot import reliability
+
+            write_atomically(path, reliability(self))
+            return path
         if suffix == ".json":
             content = json.dumps(self.to_json(), indent=1, ensure_ascii=False)
         else:

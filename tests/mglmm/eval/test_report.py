@@ -1,8 +1,11 @@
 """A report survives its file, and prints what it should."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mglmm.eval.report import Report, Row, rows_of, versions
 from mglmm.eval.text import ExactMatch
@@ -43,7 +46,7 @@ def test_saved_text(report, tmp_path, suffix):
 
 
 def test_errors_name_the_way_out(report, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot save a report as 'a.csv'; use .json, .md or .txt"):
+    with pytest.raises(ValueError, match=r"cannot save a report as 'a.csv'; use .json, .md, .txt or .png"):
         report.save(tmp_path / "a.csv")
     with pytest.raises(ValueError, match="has no referring / all / gIoU; it has referring / all / Pr@0.9"):
         report.row("referring", "gIoU")
@@ -65,6 +68,23 @@ def test_rows_of_a_metric(make_item, make_answer):
     )
     assert 0 <= row.low <= 0.5 <= row.high <= 1
     assert rows_of(ExactMatch(), "caption") == []
+
+
+def test_reliability_is_drawn_from_the_saved_numbers(report, tmp_path):
+    """A bar for each bin that holds something; a confident model that is right half of the time is seen to be off."""
+    rows = [Row("confidence", "all", "ECE", 0.4, 20, 0.3, 0.5)]
+    for name, value in (("confidence/0.9", 0.95), ("accuracy/0.9", 0.5), ("share/0.9", 1.0)):
+        rows.append(Row("confidence", "all", name, value, 20, 0.4, 0.6, headline=False))
+    pictures = []
+    for half in (0.5, 0.95):
+        drawn = [replace(row, value=half) if row.metric == "accuracy/0.9" else row for row in rows]
+        path = Report("Held-out worlds", tuple(drawn)).save(tmp_path / f"{half}.png")
+        pictures.append(np.asarray(Image.open(path).convert("RGB")))
+    assert pictures[0].shape == pictures[1].shape and min(pictures[0].shape[:2]) > 400
+    blue = [(np.abs(picture.astype(int) - (0x48, 0x78, 0xA8)).max(-1) < 12).sum() for picture in pictures]
+    assert 0 < 1.6 * blue[0] < blue[1]
+    with pytest.raises(ValueError, match="has no confidence / all / ECE"):
+        report.save(tmp_path / "none.png")
 
 
 def test_versions():
