@@ -35,11 +35,12 @@ class WorldEval(WorldConfig):
 
 
 class PartsEval(Strict):
-    """`kind: parts`: parts of one object, each grounded, beside the mean masks of the training images."""
+    """`kind: parts`: named parts or classes, each grounded, beside the mean masks of the training images."""
 
     kind: Literal["parts"] = "parts"
     title: str = "Parts, validation images"
     source: dict[str, Any]  # as in a training stage; its `split` says which images are which, `part` is set here
+    validation: dict[str, Any] = {}  # instead of a `split`: what the validation images' source has in place of source's
     batch_size: int = Field(default=8, ge=1)
     generation: dict[str, Any] = {}
 
@@ -125,7 +126,7 @@ def score_photos(
     config: PartsEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float
 ) -> Report:
     """Parts of the validation images; the mean masks of the training images and further checkpoints are columns."""
-    train, validation = split_source(config.source, "train"), split_source(config.source, "validation")
+    train, validation = photo_sources(config)
     parts = cast(Any, validation).names
     scored = {}
     meta: dict[str, Any] = {}
@@ -140,18 +141,30 @@ def score_photos(
     return parts_report(main, {"mean mask": baseline, **dict(others)}, title=config.title, meta=meta)
 
 
-def split_source(spec: Mapping[str, Any], part: str) -> Source:
-    """The training or the validation part of a source of parts.
+def photo_sources(config: PartsEval) -> tuple[Source, Source]:
+    """The sources of the training and of the validation images.
 
     Raises:
-        ValueError: the source has no named parts, or no split.
+        ValueError: the source names no parts or classes, or nothing says which images are for validation.
     """
-    if spec.get("type") not in ("coco", "folder"):
-        raise ValueError(f"a source of type {spec.get('type')!r} has no named parts; use coco or folder")
-    split = dict(spec.get("split") or {})
-    if not split.get("validation_share"):
-        raise ValueError("source.split has no validation_share; give the share of images to validate on, 0 to 1")
-    return make_source({**spec, "split": {**split, "part": part}})
+    spec = config.source
+    if config.validation:
+        specs = [spec, {**spec, **config.validation}]
+    else:
+        split = spec.get("split") or {}
+        if not isinstance(split, Mapping) or not split.get("validation_share"):
+            raise ValueError(
+                "source.split has no validation_share; give the share of images to validate on, 0 to 1, or say under "
+                "`validation` what their source has in place of these keys"
+            )
+        specs = [{**spec, "split": {**split, "part": part}} for part in ("train", "validation")]
+    train, validation = (make_source(each) for each in specs)
+    if not getattr(validation, "names", ()):
+        raise ValueError(
+            f"a source of type {spec.get('type')!r} has no named parts or classes; "
+            "use one of masks with names, as coco or folder"
+        )
+    return train, validation
 
 
 def samples_of(source: Source) -> Iterator[Sample]:

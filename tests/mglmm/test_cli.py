@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -337,11 +338,27 @@ def test_eval_parts_beside_the_mean_masks(command, parts, tiny_checkpoint, monke
     assert row.count == 3 and row.value == 0 and row.beside["mean mask"] > 0.9
 
 
+def test_eval_parts_on_images_of_another_source(command, parts, tiny_checkpoint, monkeypatch, tmp_path):
+    """Sets that come divided (CamVid's lists, COCO's two files) say what the validation images' source has instead."""
+    monkeypatch.setenv("CARS", str(tmp_path / "cars"))
+    shutil.copytree(tmp_path / "cars", tmp_path / "vans")
+    shutil.rmtree(tmp_path / "vans" / "masks" / "a")
+    (tmp_path / "vans" / "images" / "a.png").unlink()
+    wanted = "validation={root: vans, split: null}"
+    done = command("eval", parts, wanted, "source.split=null", "--model", tiny_checkpoint, "--out", "r.json")
+    assert done.code == 0, done.err
+    row = Report.load("r.json").row("parts", "mIoU")
+    assert row.count == 5 and row.beside["mean mask"] > 0.9
+    done = command("eval", parts, "source={type: world}", "validation={size: 96}", "--model", tiny_checkpoint)
+    assert done.code == 2 and "use one of masks with names, as coco or folder" in done.err
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("source.split=null", "validation_share"),
-        ("source={type: world, split: {validation_share: 0.2}}", "use coco or folder"),
+        ("source={type: world, split: {validation_share: 0.2}}", "split"),
+        ("validation={rot: b}", "rot"),
         ("generation.gramar=false", "did you mean 'grammar'"),
         ("batch_size=0", "batch_size"),
     ],
