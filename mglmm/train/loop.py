@@ -110,6 +110,7 @@ class Trainer:
             restore(optimizers, self.saved_optimizers)
         module, *optimizers = self.accelerator.prepare(module, *optimizers)
         module.train()
+        self.log.begin(stage, self.step)
         loader = self.loader(data, stage)
         accumulate = stage.gradient_accumulation_steps
         started = time.monotonic()
@@ -156,7 +157,7 @@ class Trainer:
         from mglmm.train.panel import draw_panel
 
         samples = data.shown(NUM_SHOWN)
-        self.log.panel(f"{stage.name}-{self.step:06d}", draw_panel(self.model, self.processor, samples))
+        self.log.panel(stage, self.step, draw_panel(self.model, self.processor, samples))
 
     def check(self) -> None:
         """Find what is wrong with any stage now, not hours later when it begins.
