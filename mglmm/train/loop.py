@@ -73,7 +73,10 @@ class Trainer:
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
         self.stage_index, self.step = 0, 0
         self.left_out = 0
+        self.optimizers: list[Optimizer] = []
+        """Of the stage under way."""
         self.saved_optimizers: list[dict[str, Any]] | None = None
+        """States that the stage's optimizers go on from."""
         self.resume()
         self.check()
         self.log = Log(self.folder, config, self.accelerator.is_main_process)
@@ -97,6 +100,7 @@ class Trainer:
                     return
             self.stage_index, self.step = index + 1, 0
             self.saved_optimizers = None
+            self.accelerator.free_memory()  # else it keeps the module and the optimizers of every stage
             self.save()
             if budget <= 0:
                 break
@@ -109,10 +113,25 @@ class Trainer:
         if self.saved_optimizers is not None:
             restore(optimizers, self.saved_optimizers)
         module, *optimizers = self.accelerator.prepare(module, *optimizers)
+        self.optimizers, self.saved_optimizers = optimizers, None
         module.train()
         self.log.begin(stage, self.step)
+        try:
+            yield from self.run_steps(stage, module, data, weights)
+        finally:  # a later call of `run` goes on from here
+            self.saved_optimizers, self.optimizers = [each.state_dict() for each in optimizers], []
+            self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+
+    def run_steps(
+        self,
+        stage: StageConfig,
+        module: nn.Module,
+        data: Callable[[int], tuple[Any, LeftOut]],
+        weights: dict[str, float],
+    ) -> Iterator[int]:
+        """The steps of a stage whose module and optimizers are ready; yields after each."""
+        optimizers, accumulate = self.optimizers, stage.gradient_accumulation_steps
         loader = self.loader(data, stage)
-        accumulate = stage.gradient_accumulation_steps
         started = time.monotonic()
         for step in range(self.step, stage.max_steps):
             factor = set_rates(optimizers, step, stage)
@@ -143,7 +162,6 @@ class Trainer:
             self.step = step + 1
             rate = stage.learning_rate * factor
             self.log.step(stage, self.step, totals, rate, norm, time.monotonic() - started, self.left_out)
-            self.remember(optimizers)
             if self.step % self.config.save_steps == 0 and self.step < stage.max_steps:
                 self.save()
             if self.step % self.config.save_steps == 0 or self.step == stage.max_steps:
@@ -225,9 +243,6 @@ class Trainer:
                     raise item
                 yield item
 
-    def remember(self, optimizers: list[Optimizer]) -> None:
-        self.saved_optimizers = [optimizer.state_dict() for optimizer in optimizers]
-
     def save(self) -> None:
         """Write `last/`: the model as a checkpoint, and what resuming needs; old and new are never mixed."""
         self.accelerator.wait_for_everyone()
@@ -239,7 +254,7 @@ class Trainer:
             "left_out": self.left_out,
             "num_processes": self.accelerator.num_processes,
             "recipe": self.config.model_dump_json(),
-            "optimizers": self.saved_optimizers,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] or None,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
             "adapters": {} if self.config.lora is None else adapters_state(self.model),
         }
