@@ -180,7 +180,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     given.quiet()
     from mglmm.train.loop import Trainer
 
-    trainer = Trainer(recipe, find_config(config).stem)
+    trainer = Trainer(recipe, find_config(config, recipe.room).stem)
     console = Console(stderr=True, quiet=not trainer.accelerator.is_main_process)
     say(console, f"run {trainer.folder}{standing(recipe, trainer.stage_index, trainer.step)}")
     try:

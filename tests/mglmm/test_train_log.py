@@ -35,7 +35,7 @@ def take(log, number, steps, seconds=0.0):
 
 def records(path):
     """The records of a `.wandb` file: seven bytes, then blocks of LevelDB's log format, protobuf inside."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]  # made at import
 
     data, at, parts = path.read_bytes(), 7, []
     while at + 7 <= len(data):
