@@ -30,6 +30,9 @@ class LeftOut:
     conversations: int = 0  # too long for `max_length`
     problems: tuple[str, ...] = ()  # why samples could not be read, with `on_error: count`
 
+    def __add__(self, other: LeftOut) -> LeftOut:
+        return LeftOut(self.conversations + other.conversations, self.problems + other.problems)
+
 
 class GroundingData:
     """Samples of a mixture, augmented, as batches.

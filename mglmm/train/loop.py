@@ -28,6 +28,7 @@ from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
+from mglmm.train.processes import over_processes
 from mglmm.train.recipe import check_processes, check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
@@ -136,10 +137,10 @@ class Trainer:
         for step in range(self.step, stage.max_steps):
             factor = set_rates(optimizers, step, stage)
             totals: dict[str, float] = {}
+            without = LeftOut()
             for micro in range(accumulate):
                 batch, left_out = next(loader)
-                self.left_out += left_out.conversations
-                self.log.problems(left_out.problems)
+                without += left_out
                 torch.manual_seed(
                     hash((self.config.seed, self.stage_index, step, micro, self.accelerator.process_index))
                 )
@@ -150,6 +151,9 @@ class Trainer:
                     self.accelerator.backward(loss / accumulate)
                 for name, value in {**losses, "loss": loss}.items():
                     totals[name] = totals.get(name, 0.0) + float(value.detach()) / accumulate
+            totals, without = over_processes(self.accelerator, totals, without, stage.on_error == "count")
+            self.left_out += without.conversations
+            self.log.problems(without.problems)
             norm = float(gradient_norm(optimizers, stage.max_grad_norm))
             if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
                 raise ValueError(
@@ -269,7 +273,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up `last/` where there is one."""
-        recover_folder(self.folder / "last")
+        with self.accelerator.main_process_first():
+            recover_folder(self.folder / "last")
         path = self.folder / "last" / "state.pt"
         if not path.exists():
             return

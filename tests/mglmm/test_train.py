@@ -2,11 +2,7 @@
 
 import gc
 import json
-import os
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +18,6 @@ from mglmm.train.lora import merged_state
 from mglmm.train.optim import build_optimizers, schedule, set_rates
 from mglmm.train.pretrain import PixelPretraining
 
-ROOT = Path(__file__).resolve().parents[2]
 WORLD = {"world": {"type": "world", "size": 64, "turns": 3}}
 PIXELS = {
     "name": "pixels",
@@ -299,7 +294,7 @@ def test_with_adapters_the_language_model_is_frozen(make):
         make("run", LORA, lora={**ADAPTERS, "targets": ["nothing"]})
 
 
-# Logs and several processes
+# Logs
 
 
 def test_wandb_offline(make, monkeypatch):
@@ -310,37 +305,6 @@ def test_wandb_offline(make, monkeypatch):
     runs = list((trainer.folder / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 1 and runs[0].stat().st_size > 0
     assert [path.name for path in trainer.folder.glob("*.png")] == ["words-000001.png"], "the panel of answers"
-
-
-@pytest.mark.slow
-def test_two_processes_of_which_one_has_no_masks(make, tmp_path):
-    tasks = {"caption": 0.5, "referring": 0.5}
-    source = {"world": {"type": "world", "size": 64, "turns": 1, "tasks": tasks}}
-    stage = {**WORDS, "per_device_train_batch_size": 1, "losses": {}, "sources": source, "max_steps": 6}
-    trainer = make("one", stage)
-    config = parse(StageConfig, stage, "test")
-    masks = [
-        [len(GroundingData(config, trainer.processor, 0, rank, 2)(step)[0].grounding.picked) for rank in (0, 1)]
-        for step in range(12)
-    ]
-    assert any((first == 0) != (second == 0) for first, second in masks)
-
-    recipe = {**trainer.config.model_dump(mode="json"), "output_dir": str(tmp_path / "two")}
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**recipe, "stages": [{**PIXELS, "max_steps": 2}, stage]}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    environment = {
-        **os.environ,
-        "ACCELERATE_USE_CPU": "true",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "datasets")]),
-    }
-    command += [str(ROOT / "tools" / "train.py"), str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    rows = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
-    assert [(row["stage"], row["step"]) for row in rows][-1] == ("words", 6) and len(rows) == 8
-    assert all(0 < row["loss"] < 1e4 for row in rows)
-    load_checkpoint(tmp_path / "two" / "last" / "model")
 
 
 def test_deepspeed_is_refused_before_anything_trains(make, monkeypatch):
