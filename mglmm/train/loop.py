@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
-from mglmm.train.data import GroundingData, LeftOut, Steps, one_thread
+from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
@@ -132,7 +131,7 @@ class Trainer:
     ) -> Iterator[int]:
         """The steps of a stage whose module and optimizers are ready; yields after each."""
         optimizers, accumulate = self.optimizers, stage.gradient_accumulation_steps
-        loader = self.loader(data, stage)
+        loader = batches(data, stage, self.step, self.config.dataloader_num_workers)
         started = time.monotonic()
         for step in range(self.step, stage.max_steps):
             factor = set_rates(optimizers, step, stage)
@@ -221,31 +220,6 @@ class Trainer:
         module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight)
         seed = self.config.seed + 1000 * self.stage_index
         return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
-
-    def loader(self, data: Callable[[int], Any], stage: StageConfig) -> Iterator[Any]:
-        """Batches from the current step on, drawn ahead by workers.
-
-        Raises:
-            ValueError: a sample cannot be read; the message names its file.
-        """
-        accumulate, workers = stage.gradient_accumulation_steps, self.config.dataloader_num_workers
-        first, last = self.step * accumulate, stage.max_steps * accumulate
-        window = stage.batch_window  # a worker takes a whole window, so that no other reads its samples again
-        starts = [first, *range(first - first % window + window, last, window)]
-        loader = DataLoader(
-            Steps(data, last),
-            batch_sampler=[list(range(a, b)) for a, b in zip(starts, [*starts[1:], last], strict=True)],
-            collate_fn=list,
-            num_workers=workers,
-            prefetch_factor=(4 if window == 1 else 2) if workers else None,
-            worker_init_fn=one_thread if workers else None,
-            multiprocessing_context="fork" if workers else None,
-        )
-        for items in loader:
-            for item in items:
-                if isinstance(item, ValueError):
-                    raise item
-                yield item
 
     def save(self) -> None:
         """Write `last/`: the model as a checkpoint, and what resuming needs; old and new are never mixed."""
