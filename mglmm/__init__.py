@@ -1,9 +1,14 @@
-"""Language models that ground what they say in pixels: `Grounder.load().ask(image, prompt)` answers with masks."""
+"""Language models that ground what they say in pixels: `Grounder.load().ask(image, prompt)` answers with masks.
+
+After `import mglmm`, transformers' `AutoModel`, `AutoModelForImageTextToText` and `AutoProcessor` open our folders.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from mglmm import auto
 
 if TYPE_CHECKING:
     from mglmm.answer import Answer, Instance, Phrase
@@ -19,6 +24,8 @@ ROOMS = {
     "Answer": "answer", "Instance": "answer", "Phrase": "answer", "Grounder": "grounder", "Chat": "chat",
     "Mglmm": "model", "MglmmConfig": "model", "MglmmProcessor": "processor",
 }  # fmt: skip
+
+auto.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ same way (`configs/model/llava_7b_sam_h.yaml`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -48,6 +48,7 @@ class LanguageSizes(Strict):
 class ModelConfig(Strict):
     """What to build: everything small and fresh, or published parts by path or hub name."""
 
+    room: ClassVar[str] = "model"
     vision: Literal["clip", "shared"] = "shared"
     tokenizer: str | None = None  # a folder or hub name, or `bundled`; by default the LLaVA's, else the bundled one
     prompt_format: str = "compact"

@@ -1,7 +1,8 @@
 """The command line: `mglmm ask | demo | train | eval | convert | merge | doctor | check-data | export | checks | cfg`.
 
 Everything heavy is imported inside a verb, so that help and mistakes in what was typed come at once. A mistake of the
-user is one line on stderr and exit code 2; a bug keeps its traceback.
+user is one line on stderr and exit code 2; a bug keeps its traceback. Verbs about checkpoints are in `cli_models`,
+about data in `cli_data`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 import mglmm
-from mglmm.console import is_mistake, progress, sentence
+from mglmm import cli_data, cli_models
+from mglmm.console import is_mistake, progress, say, sentence
 
 if TYPE_CHECKING:
     from mglmm.config import TrainConfig
@@ -180,7 +181,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     given.quiet()
     from mglmm.train.loop import Trainer
 
-    trainer = Trainer(recipe, find_config(config).stem)
+    trainer = Trainer(recipe, find_config(config, recipe.room).stem)
     console = Console(stderr=True, quiet=not trainer.accelerator.is_main_process)
     say(console, f"run {trainer.folder}{standing(recipe, trainer.stage_index, trainer.step)}")
     try:
@@ -233,170 +234,8 @@ def evaluate(
         say(console, f"saved {report.save(path)}")
 
 
-Published = Annotated[
-    Path, typer.Argument(help="A folder with weights, config.json and tokenizer.", show_default=False)
-]
-Written = Annotated[Path, typer.Argument(help="A new folder, or a checkpoint to replace.", show_default=False)]
-Tower = Annotated[
-    str | None, typer.Option(help="The CLIP's folder or cached hub name; by default as config.json names it.")
-]
-Weights = Annotated[str | None, typer.Option("--dtype", help="float32, float16 or bfloat16; by default as stored.")]
-Heads = Annotated[int | None, typer.Option(min=1, help="Attention heads of SAM's mask decoder (8 in every SAM).")]
-Alpha = Annotated[float | None, typer.Option(min=0, help="Of adapters, where no adapter_config.json says it.")]
-
-
-@app.command()
-def convert(
-    path: Published,
-    out: Written,
-    family: Annotated[str | None, typer.Option(help="It should be: lisa, glamm, mglmm, ferret, llava.")] = None,
-    vision_tower: Tower = None,
-    dtype: Weights = None,
-    sam_decoder_heads: Heads = None,
-    lora_alpha: Alpha = None,
-    region: Annotated[
-        list[str] | None,
-        typer.Option(help="KEY=VALUE of the region encoder, as pooling=max (Ferret) or box_side=336 (GLaMM)."),
-    ] = None,
-) -> None:
-    """Make a published LISA, GLaMM, MGLMM, Ferret or LLaVA checkpoint one of ours."""
-    from mglmm.config import override
-    from mglmm.importers import report
-
-    settings = {"vision_tower": vision_tower, "sam_decoder_heads": sam_decoder_heads, "lora_alpha": lora_alpha}
-    settings["region"] = override({}, region or ())
-    for line in report.convert(path, out, family=family, dtype=dtype, **settings):
-        say(Console(), line)
-
-
-@app.command()
-def doctor(
-    path: Annotated[str, typer.Argument(help="A folder, a weights file, a hub name or bundled.", show_default=False)],
-    vision_tower: Tower = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print json instead.")] = False,
-) -> None:
-    """Say what a checkpoint is, what it can do, what memory it needs and what is missing (then the exit code is 1)."""
-    from mglmm import given
-
-    given.quiet()
-    from mglmm.importers.doctor import diagnose, lines
-
-    found = diagnose(given.checkpoint(path), vision_tower)
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
-    else:
-        table = Table.grid(padding=(0, 2))
-        for name, text in lines(found):
-            table.add_row(Text(name, style="bold"), Text(text))
-        Console().print(table)
-    if not found.whole:
-        raise typer.Exit(1)
-
-
-@app.command()
-def merge(
-    base: Published,
-    adapter: Annotated[Path, typer.Argument(help="A peft folder, a weights file, or ZeRO shards.", show_default=False)],
-    out: Written,
-    vision_tower: Tower = None,
-    dtype: Weights = None,
-    sam_decoder_heads: Heads = None,
-    lora_alpha: Alpha = None,
-) -> None:
-    """Merge adapters into their base, one of ours or a published one (converted on the way)."""
-    from mglmm.importers import report
-
-    settings = {"vision_tower": vision_tower, "sam_decoder_heads": sam_decoder_heads, "lora_alpha": lora_alpha}
-    for line in report.merge(base, adapter, out, dtype=dtype, **settings):
-        say(Console(), line)
-
-
-Data = Annotated[
-    str,
-    typer.Argument(
-        help="A config with sources, a folder or file of data, the name of a data set below MGLMM_DATA, or world.",
-        show_default=False,
-    ),
-]
-Root = Annotated[str | None, typer.Option(help="Where data sets lie; by default MGLMM_DATA.")]
-
-
-@app.command("check-data")
-def check_data(
-    data: Data,
-    root: Root = None,
-    page: Annotated[Path | None, typer.Option(help=".html with three samples of each source.")] = None,
-    fix_list: Annotated[Path | None, typer.Option(help=".jsonl with what to mend or drop, a problem a line.")] = None,
-    out: Annotated[Path | None, typer.Option(help=".json with every count.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Look at so many samples of each source.")] = None,
-    processes: Annotated[int | None, typer.Option(min=1, help="How many read (default: one a core).")] = None,
-) -> int:
-    """Read all data as training would, count it, and say what is wrong; exit code 1 if anything is."""
-    from mglmm import given, sources
-    from mglmm.answer import write_atomically
-    from mglmm_data.check import check
-
-    for path, suffix in ((page, ".html"), (fix_list, ".jsonl"), (out, ".json")):
-        given.check_files([path] if path else [], [suffix])
-    specs = sources.specs_of(data, root)
-    console = Console()
-    with progress() as bars:
-        shown: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(name)
-            bars.update(shown[name], completed=done, total=total)
-
-        report = check(specs, processes=processes, limit=limit, on_progress=told)
-    for style, line in sources.check_lines(report):
-        console.print(Text(line, style=style), soft_wrap=True)
-    for path, content in (
-        (page, lambda: sources.page_of(report, f"Data: {data}")),
-        (fix_list, lambda: "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in report.problems)),
-        (out, lambda: json.dumps(report.to_json(), ensure_ascii=False, indent=1)),
-    ):
-        if path is not None:
-            write_atomically(path, content().encode("utf-8"))
-            say(console, f"saved {path}")
-    return 1 if report.problems else 0
-
-
-@app.command()
-def export(
-    source: Data,
-    out: Annotated[Path, typer.Argument(help="A folder; a new or empty one.", show_default=False)],
-    form: Annotated[str, typer.Option("--format", help="jsonl, coco, labelme, label-studio or webdataset.")] = "jsonl",
-    name: Annotated[str | None, typer.Option(help="Which source, where a config or folder has several.")] = None,
-    root: Root = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Write so many samples.")] = None,
-    epoch: Annotated[int, typer.Option(min=0, help="Of which epoch questions are drawn.")] = 0,
-    on_error: Annotated[str, typer.Option(help="fail, or count: leave out what cannot be read, and list it.")] = "fail",
-) -> int:
-    """Write a source as files: our JSONL, COCO json, labelme, Label Studio, WebDataset shards."""
-    from mglmm import sources
-    from mglmm.data_export import export as write
-
-    spec = sources.one_of(sources.specs_of(source, root), name, source)
-    console = Console()
-    with progress() as bars:
-        bar = bars.add_task(form)
-        done = write(
-            sources.open_source(spec, on_error),
-            out,
-            form,
-            limit=sources.limit_of(spec, limit),
-            epoch=epoch,
-            on_error=sources.error_policy(on_error),
-            on_progress=lambda count, total: bars.update(bar, completed=count, total=total),
-        )
-    say(console, f"saved {done.samples:,} samples in {done.folder}")
-    for what, count in done.left_out.items():
-        if count:
-            say(console, f"not in this format: {count:,} {what}")
-    for text in done.problems:
-        say(console, f"left out: {' '.join(text.split())}")
-    return 1 if done.problems else 0
+for verb in (cli_models.convert, cli_models.doctor, cli_models.merge, cli_data.check_data, cli_data.export):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 
 @app.command()
@@ -419,11 +258,6 @@ def cfg(config: Config, overrides: Overrides = None) -> None:
     from mglmm.given import config_of
 
     typer.echo(yaml.safe_dump(config_of(config, overrides or ()), sort_keys=False, allow_unicode=True).rstrip())
-
-
-def say(console: Console, text: str) -> None:
-    """A line as it is: no markup, no wrapping, so that paths can be copied; what is not UTF-8 becomes `?`."""
-    console.print(Text(text.encode("utf-8", "replace").decode()), soft_wrap=True)
 
 
 if __name__ == "__main__":

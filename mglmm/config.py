@@ -11,13 +11,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-BUNDLED = Path(__file__).resolve().parent / "bundled"
+PACKAGE = Path(__file__).resolve().parent
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
+"""Folder of the configs that ship: inside the package where it was installed from a wheel, else at the top level."""
+BUNDLED = PACKAGE / "bundled"
 """Folder of the model that ships in the package."""
 
 
@@ -25,6 +27,8 @@ class Strict(BaseModel):
     """Base of every config: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    room: ClassVar[str] = ""
+    """Folder under `configs/` where configs of this kind ship; a bare name is looked for there."""
 
 
 class LoraConfig(Strict):
@@ -121,6 +125,7 @@ class StageConfig(Strict):
 class TrainConfig(Strict):
     """A recipe: a model to start from, stages in order, and how to run and log them."""
 
+    room: ClassVar[str] = "train"
     output_dir: str | None = None  # default: $MGLMM_RUNS/<name of the config>
     model: str = "bundled"  # a checkpoint folder, `bundled`, or a model config (YAML) to build from nothing
     seed: int = 0
@@ -172,15 +177,15 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML mapping; `path` may also name a file under `configs/` (`train/world`, `train/world.yaml`).
+def read_yaml(path: str | Path, room: str = "") -> dict[str, Any]:
+    """A YAML mapping; `path` may also name a config that ships, see `find_config`.
 
     `${NAME}` in a text value is the environment variable, `${NAME:-default}` falls back where it is unset or empty.
 
     Raises:
         ValueError: the file is missing, is not YAML, is not a mapping, or names a variable that is not set.
     """
-    found = find_config(path)
+    found = find_config(path, room)
     try:
         data = load_yaml(found.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -211,17 +216,42 @@ def expand(value: Any, origin: Path) -> Any:
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", variable, value)
 
 
-def find_config(path: str | Path) -> Path:
-    """The file meant by `path`: as given, with `.yaml`, or under `configs/`."""
-    tried = [Path(path), Path(f"{path}.yaml"), CONFIGS / path, CONFIGS / f"{path}.yaml"]
-    tried.append(CONFIGS.parent / path)
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate
-    known = sorted(str(file.relative_to(CONFIGS.parent)) for file in CONFIGS.rglob("*.yaml"))
-    near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known) or 'none'}"
-    raise ValueError(f"no config at {path}{hint}")
+def find_config(path: str | Path, room: str = "") -> Path:
+    """The file meant by `path`: as given, with `.yaml`, or one that ships, checkout or not.
+
+    `configs/train/world.yaml`, `train/world.yaml` and `train/world` are one; so is `world`, with or without its suffix,
+    where `room` is `train` or no other config is called so.
+
+    Args:
+        room: the folder under `configs/` that a bare name is looked for in.
+
+    Raises:
+        ValueError: there is no such file, and the near miss is named; or a bare name is that of several.
+    """
+    given = Path(path)
+    inside = Path(*given.parts[1:]) if given.parts[:1] == ("configs",) else given
+    for base in (given, CONFIGS / inside, *([CONFIGS / room / given] if room else [])):
+        for candidate in (base, base.with_name(f"{base.name}.yaml")) if base.name else ():
+            if candidate.is_file():
+                return candidate
+    known = sorted(file.relative_to(CONFIGS).as_posix() for file in CONFIGS.rglob("*.yaml"))
+    same = [name for name in known if str(path) in (Path(name).name, Path(name).stem)]
+    if len(same) == 1:
+        return CONFIGS / same[0]
+    if same:
+        raise ValueError(f"{path} is the name of several configs; give one of {', '.join(same)}")
+    raise ValueError(f"no config at {path}{near_config(given, known)}")
+
+
+def near_config(path: Path, known: Sequence[str]) -> str:
+    """What a mistyped path may have meant: a YAML file beside it, or a config that ships under any of its names."""
+    meant = {str(file): str(file) for file in (*path.parent.glob("*.yaml"), *path.parent.glob("*.yml"))}
+    for name in known:
+        forms = (Path(name).name, Path(name).stem, name, name.removesuffix(".yaml"), f"configs/{name}")
+        meant |= {form: f"configs/{name}" for form in forms if form not in meant}
+    near = difflib.get_close_matches(str(path), meant, n=1, cutoff=0.6)
+    listed = ", ".join(f"configs/{name}" for name in known)
+    return f"; did you mean {meant[near[0]]}?" if near else f"; known: {listed or 'none'}"
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -309,4 +339,4 @@ def keys_of(model: Any) -> dict[str, Any]:
 
 def load_config(model: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
     """YAML file plus overrides, validated; see `read_yaml`, `override`, `parse`."""
-    return parse(model, override(read_yaml(path), overrides), str(path))
+    return parse(model, override(read_yaml(path, getattr(model, "room", "")), overrides), str(path))

@@ -48,6 +48,11 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def say(console: Console, text: str) -> None:
+    """A line as it is: no markup, no wrapping, so that paths can be copied; what is not UTF-8 becomes `?`."""
+    console.print(Text(text.encode("utf-8", "replace").decode()), soft_wrap=True)
+
+
 def colored(text: str, phrases: Sequence[Phrase]) -> Text:
     """`text` with its phrases in the colours of the picture."""
     from mglmm.palette import palette

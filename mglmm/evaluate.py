@@ -54,7 +54,7 @@ def read_eval(path: str, overrides: Sequence[str] = ()) -> WorldEval | PartsEval
     Raises:
         ValueError: see `mglmm.config`; or `kind` is not one.
     """
-    data = override(read_yaml(path), overrides)
+    data = override(read_yaml(path, "eval"), overrides)
     kind = data.get("kind")
     if kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)

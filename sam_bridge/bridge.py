@@ -41,9 +41,9 @@ class Features:
         """Features of the images in `index` (long[n] or bool[B]), repeats allowed."""
         return self.map(lambda value: value[index])
 
-    def to(self, *args, **kwargs) -> Features:
-        """Move or cast every tensor, as `Tensor.to`."""
-        return self.map(lambda value: value.to(*args, **kwargs))
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Features:
+        """Move or cast every tensor."""
+        return self.map(lambda value: value.to(device=device, dtype=dtype))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -128,9 +128,9 @@ class Prompts:
         valid = torch.arange(embeds_BKTC.shape[1], device=embeds_BKTC.device) < lengths[:, None]
         return cls(valid=valid, embeds=embeds_BKTC)
 
-    def to(self, *args, **kwargs) -> Prompts:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Prompts:
         """Move every tensor; a dtype reaches only the floating ones."""
-        return replace(self, **{f.name: _to(getattr(self, f.name), *args, **kwargs) for f in fields(self)})
+        return replace(self, **{f.name: _to(getattr(self, f.name), device, dtype) for f in fields(self)})
 
     def groups(self) -> list[Rows]:
         """The valid prompts by make-up, so that a decoder meets no padded token; at least one group, maybe of 0 rows.
@@ -167,8 +167,5 @@ def _length(value: Tensor | None) -> int:
     return 0 if value is None else len(value)
 
 
-def _to(value: Tensor | None, *args, **kwargs) -> Tensor | None:
-    if value is None:
-        return None
-    moved = value.to(*args, **kwargs)
-    return moved if value.is_floating_point() else moved.to(value.dtype)
+def _to(value: Tensor | None, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensor | None:
+    return None if value is None else value.to(device=device, dtype=dtype if value.is_floating_point() else None)

@@ -9,15 +9,19 @@ Source of the scenes: the last million training seeds, which no recipe reaches. 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mglmm.answer import write_atomically
 from mglmm.confidence import FEATURES, confidence, fit
 from mglmm.eval.calibration import BINS, judged
 from mglmm.eval.protocol import Item
 from mglmm.eval.world import VOCABULARY
 from mglmm.grounder import Grounder
+from mglmm.model import MglmmConfig
 from mglmm_data.world.source import calibration_samples
 
 TASKS = ("panoptic", "fine", "referring", "several", "absent", "reasoning")
@@ -41,6 +45,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="questions a task")
     parser.add_argument("--dry-run", action="store_true", help="fit and print, but write nothing")
     arguments = parser.parse_args()
+    if not arguments.dry_run and not Path(arguments.checkpoint).is_dir():
+        parser.error(f"{arguments.checkpoint} is no folder to write into; give a checkpoint's folder, or --dry-run")
     grounder = Listening.load(arguments.checkpoint)
     assert isinstance(grounder, Listening)
     config = grounder.model.config
@@ -67,8 +73,15 @@ def main() -> None:
     for name, weight in zip((*FEATURES, "bias"), config.confidence, strict=True):
         print(f"{name:14}{weight:8.3f}")
     if not arguments.dry_run:
-        config.save_pretrained(arguments.checkpoint)
+        write_config(config, Path(arguments.checkpoint))
         print(f"written to {arguments.checkpoint}")
+
+
+def write_config(config: MglmmConfig, folder: Path) -> None:
+    """Replace `config.json` in one step: a full disk or a crash leaves the checkpoint as it was."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        write_atomically(folder / "config.json", (Path(scratch) / "config.json").read_bytes())
 
 
 def expected_error(scores: np.ndarray, right: np.ndarray) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mglmm.config import StageConfig
 from mglmm.inputs import Batch
@@ -29,6 +29,9 @@ class LeftOut:
 
     conversations: int = 0  # too long for `max_length`
     problems: tuple[str, ...] = ()  # why samples could not be read, with `on_error: count`
+
+    def __add__(self, other: LeftOut) -> LeftOut:
+        return LeftOut(self.conversations + other.conversations, self.problems + other.problems)
 
 
 class GroundingData:
@@ -194,3 +197,29 @@ def one_thread(_worker: int) -> None:
 
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+
+
+def batches(data: Callable[[int], Any], stage: StageConfig, step: int, workers: int) -> Iterator[Any]:
+    """What `data` gives for each micro-step of a stage from `step` on, drawn ahead by worker processes.
+
+    Raises:
+        ValueError: a sample cannot be read; the message names its file.
+    """
+    accumulate = stage.gradient_accumulation_steps
+    first, last = step * accumulate, stage.max_steps * accumulate
+    window = stage.batch_window  # a worker takes a whole window, so that no other reads its samples again
+    starts = [first, *range(first - first % window + window, last, window)]
+    loader = DataLoader(
+        Steps(data, last),
+        batch_sampler=[list(range(a, b)) for a, b in zip(starts, [*starts[1:], last], strict=True)],
+        collate_fn=list,
+        num_workers=workers,
+        prefetch_factor=(4 if window == 1 else 2) if workers else None,
+        worker_init_fn=one_thread if workers else None,
+        multiprocessing_context="fork" if workers else None,
+    )
+    for items in loader:
+        for item in items:
+            if isinstance(item, ValueError):
+                raise item
+            yield item

@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
-from mglmm.train.data import GroundingData, LeftOut, Steps, one_thread
+from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
+from mglmm.train.processes import over_processes
 from mglmm.train.recipe import check_processes, check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
@@ -73,7 +73,10 @@ class Trainer:
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
         self.stage_index, self.step = 0, 0
         self.left_out = 0
+        self.optimizers: list[Optimizer] = []
+        """Of the stage under way."""
         self.saved_optimizers: list[dict[str, Any]] | None = None
+        """States that the stage's optimizers go on from."""
         self.resume()
         self.check()
         self.log = Log(self.folder, config, self.accelerator.is_main_process)
@@ -97,6 +100,7 @@ class Trainer:
                     return
             self.stage_index, self.step = index + 1, 0
             self.saved_optimizers = None
+            self.accelerator.free_memory()  # else it keeps the module and the optimizers of every stage
             self.save()
             if budget <= 0:
                 break
@@ -109,17 +113,33 @@ class Trainer:
         if self.saved_optimizers is not None:
             restore(optimizers, self.saved_optimizers)
         module, *optimizers = self.accelerator.prepare(module, *optimizers)
+        self.optimizers, self.saved_optimizers = optimizers, None
         module.train()
-        loader = self.loader(data, stage)
-        accumulate = stage.gradient_accumulation_steps
+        self.log.begin(stage, self.step)
+        try:
+            yield from self.run_steps(stage, module, data, weights)
+        finally:  # a later call of `run` goes on from here
+            self.saved_optimizers, self.optimizers = [each.state_dict() for each in optimizers], []
+            self.accelerator.unwrap_model(module, keep_fp32_wrapper=False)
+
+    def run_steps(
+        self,
+        stage: StageConfig,
+        module: nn.Module,
+        data: Callable[[int], tuple[Any, LeftOut]],
+        weights: dict[str, float],
+    ) -> Iterator[int]:
+        """The steps of a stage whose module and optimizers are ready; yields after each."""
+        optimizers, accumulate = self.optimizers, stage.gradient_accumulation_steps
+        loader = batches(data, stage, self.step, self.config.dataloader_num_workers)
         started = time.monotonic()
         for step in range(self.step, stage.max_steps):
             factor = set_rates(optimizers, step, stage)
             totals: dict[str, float] = {}
+            without = LeftOut()
             for micro in range(accumulate):
                 batch, left_out = next(loader)
-                self.left_out += left_out.conversations
-                self.log.problems(left_out.problems)
+                without += left_out
                 torch.manual_seed(
                     hash((self.config.seed, self.stage_index, step, micro, self.accelerator.process_index))
                 )
@@ -130,6 +150,9 @@ class Trainer:
                     self.accelerator.backward(loss / accumulate)
                 for name, value in {**losses, "loss": loss}.items():
                     totals[name] = totals.get(name, 0.0) + float(value.detach()) / accumulate
+            totals, without = over_processes(self.accelerator, totals, without, stage.on_error == "count")
+            self.left_out += without.conversations
+            self.log.problems(without.problems)
             norm = float(gradient_norm(optimizers, stage.max_grad_norm))
             if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
                 raise ValueError(
@@ -142,7 +165,6 @@ class Trainer:
             self.step = step + 1
             rate = stage.learning_rate * factor
             self.log.step(stage, self.step, totals, rate, norm, time.monotonic() - started, self.left_out)
-            self.remember(optimizers)
             if self.step % self.config.save_steps == 0 and self.step < stage.max_steps:
                 self.save()
             if self.step % self.config.save_steps == 0 or self.step == stage.max_steps:
@@ -156,7 +178,7 @@ class Trainer:
         from mglmm.train.panel import draw_panel
 
         samples = data.shown(NUM_SHOWN)
-        self.log.panel(f"{stage.name}-{self.step:06d}", draw_panel(self.model, self.processor, samples))
+        self.log.panel(stage, self.step, draw_panel(self.model, self.processor, samples))
 
     def check(self) -> None:
         """Find what is wrong with any stage now, not hours later when it begins.
@@ -199,34 +221,6 @@ class Trainer:
         seed = self.config.seed + 1000 * self.stage_index
         return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
 
-    def loader(self, data: Callable[[int], Any], stage: StageConfig) -> Iterator[Any]:
-        """Batches from the current step on, drawn ahead by workers.
-
-        Raises:
-            ValueError: a sample cannot be read; the message names its file.
-        """
-        accumulate, workers = stage.gradient_accumulation_steps, self.config.dataloader_num_workers
-        first, last = self.step * accumulate, stage.max_steps * accumulate
-        window = stage.batch_window  # a worker takes a whole window, so that no other reads its samples again
-        starts = [first, *range(first - first % window + window, last, window)]
-        loader = DataLoader(
-            Steps(data, last),
-            batch_sampler=[list(range(a, b)) for a, b in zip(starts, [*starts[1:], last], strict=True)],
-            collate_fn=list,
-            num_workers=workers,
-            prefetch_factor=(4 if window == 1 else 2) if workers else None,
-            worker_init_fn=one_thread if workers else None,
-            multiprocessing_context="fork" if workers else None,
-        )
-        for items in loader:
-            for item in items:
-                if isinstance(item, ValueError):
-                    raise item
-                yield item
-
-    def remember(self, optimizers: list[Optimizer]) -> None:
-        self.saved_optimizers = [optimizer.state_dict() for optimizer in optimizers]
-
     def save(self) -> None:
         """Write `last/`: the model as a checkpoint, and what resuming needs; old and new are never mixed."""
         self.accelerator.wait_for_everyone()
@@ -238,7 +232,7 @@ class Trainer:
             "left_out": self.left_out,
             "num_processes": self.accelerator.num_processes,
             "recipe": self.config.model_dump_json(),
-            "optimizers": self.saved_optimizers,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] or None,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
             "adapters": {} if self.config.lora is None else adapters_state(self.model),
         }
@@ -253,7 +247,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Take up `last/` where there is one."""
-        recover_folder(self.folder / "last")
+        with self.accelerator.main_process_first():
+            recover_folder(self.folder / "last")
         path = self.folder / "last" / "state.pt"
         if not path.exists():
             return

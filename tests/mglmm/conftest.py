@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 TINY = {
     "vision": "shared",
@@ -57,6 +59,18 @@ class Done:
     out: str
     err: str
 
+    def is_one_sentence(self, *words):
+        """A mistake as it should be; every one of `words` is in it."""
+        lines = self.err.splitlines()
+        assert self.code == 2 and len(lines) == 1 and lines[0].startswith("mglmm: "), self
+        for word in words:
+            assert str(word) in lines[0], f"{word!r} is not in {lines[0]!r}"
+
+    def last_line(self):
+        """Training says where its run is before it begins; the mistake is the last line."""
+        assert "Traceback" not in self.err
+        return Done(self.code, self.out, self.err.splitlines()[-1])
+
 
 @pytest.fixture
 def command(tmp_path, monkeypatch, capsys):
@@ -78,6 +92,14 @@ def command(tmp_path, monkeypatch, capsys):
     yield call
     logging.set_verbosity(verbosity)
     logging.enable_progress_bar()
+
+
+@pytest.fixture
+def photo_file(tmp_path):
+    """A picture of noise, 40 x 30 px."""
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).save(path)
+    return path
 
 
 @pytest.fixture

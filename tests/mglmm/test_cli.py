@@ -21,7 +21,7 @@ from mglmm.palette import palette
 from mglmm_data.world.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("ask", "demo", "train", "eval", "checks", "cfg")
+VERBS = ("ask", "demo", "train", "eval", "convert", "doctor", "merge", "check-data", "export", "checks", "cfg")
 BRIEF = ("--max-new-tokens", "3")
 
 

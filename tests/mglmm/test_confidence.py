@@ -1,12 +1,21 @@
 """The score of an instance: features that are always finite, a fit that finds what made the data, a threshold."""
 
+import os
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from mglmm.confidence import FEATURES, Spoken, confidence, features, fit
 from mglmm.grounder import Grounder
+from mglmm.model import MglmmConfig
 from mglmm_data.world.scene import make_scene
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "calibrate.py"
 
 
 def test_features_of_an_empty_and_of_a_full_mask_are_finite():
@@ -65,3 +74,30 @@ def test_the_no_target_threshold_moves_both_ways(grounder):
     }
     assert refused[1e-9] == len(questions) and refused[1 - 1e-9] == 0
     assert refused[1e-9] >= refused[0.5] >= refused[1 - 1e-9]
+
+
+def test_a_fit_is_written_into_the_checkpoint_whole_or_not_at_all(tiny_checkpoint, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, folder)
+    write = runpy.run_path(str(TOOL))["write_config"]
+    config = MglmmConfig.from_pretrained(folder)
+    config.confidence = [0.25] * (len(FEATURES) + 1)
+    write(config, folder)
+    assert MglmmConfig.from_pretrained(folder).to_dict() == config.to_dict()
+    names, written = sorted(path.name for path in folder.iterdir()), (folder / "config.json").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    config.confidence = None
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="config.json: No space left.*is intact; free"):
+        patch.setattr(os, "replace", full)
+        write(config, folder)
+    assert (folder / "config.json").read_bytes() == written and sorted(p.name for p in folder.iterdir()) == names
+
+
+def test_calibrating_what_is_no_folder_is_refused_before_the_work(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["calibrate.py", "bundled"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(TOOL), run_name="__main__")
+    assert "bundled is no folder to write into; give a checkpoint's folder, or --dry-run" in capsys.readouterr().err

@@ -4,7 +4,17 @@ import pytest
 from pydantic import BaseModel
 
 from mglmm.build import ModelConfig
-from mglmm.config import CONFIGS, LoraConfig, TrainConfig, load_config, override, parse, read_yaml, runs_dir
+from mglmm.config import (
+    CONFIGS,
+    LoraConfig,
+    TrainConfig,
+    find_config,
+    load_config,
+    override,
+    parse,
+    read_yaml,
+    runs_dir,
+)
 
 STAGE = {"name": "one", "max_steps": 2, "sources": {"world": {"type": "world"}}, "train": {"projector": 1}}
 RECIPE = {"stages": [STAGE, {**STAGE, "name": "two", "kind": "pixels", "sources": {}}]}
@@ -106,8 +116,22 @@ def test_bad_overrides(text, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_files_are_found_by_short_names():
-    assert read_yaml("train/world") == read_yaml("configs/train/world.yaml") == read_yaml(CONFIGS / "train/world.yaml")
+@pytest.mark.parametrize("name", ["train/world", "train/world.yaml", "configs/train/world.yaml", "configs/train/world"])
+def test_files_are_found_by_short_names(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config(name) == find_config(CONFIGS / "train/world.yaml") == CONFIGS / "train" / "world.yaml"
+
+
+def test_a_bare_name_is_of_one_config_or_of_the_room(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("carparts") == find_config("carparts.yaml") == CONFIGS / "train" / "carparts.yaml"
+    for name in ("world", "world.yaml"):
+        assert find_config(name, "train").parent.name == "train" and find_config(name, "eval").parent.name == "eval"
+        with pytest.raises(ValueError, match=rf"{name} is the name of several configs; .*eval/world.yaml, train/world"):
+            find_config(name)
+    assert load_config(TrainConfig, "world").stages and load_config(ModelConfig, "bundled").small
+    (tmp_path / "world.yaml").write_text("seed: 1")
+    assert find_config("world", "train").resolve() == tmp_path / "world.yaml", "a file that is there comes first"
 
 
 @pytest.mark.parametrize(
@@ -125,6 +149,24 @@ def test_missing_file_names_the_near_one():
         ValueError, match=r"no config at configs/train/wrld.yaml; did you mean configs/train/world.yaml"
     ):
         read_yaml("configs/train/wrld.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("train/wolrd", "did you mean configs/train/world.yaml?"),
+        ("carpart", "did you mean configs/train/carparts.yaml?"),
+        ("recipes/mine.yml", "did you mean recipes/mine.yaml?"),
+        ("qqq", "known: configs/eval/parts.yaml, configs/eval/world.yaml, "),
+    ],
+)
+def test_a_mistyped_name_gets_what_it_may_have_meant(name, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("seed: 1")
+    with pytest.raises(ValueError) as error:
+        find_config(name)
+    assert str(error.value).startswith(f"no config at {name}; {hint}")
 
 
 def test_environment_variables_in_values(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def mixed() -> list[list[Prompt]]:
 def test_encode_gives_embedding_and_tokens(bridge, features):
     assert features.embedding.shape == (3, WIDTH, 4, 4) and len(features) == 3
     assert features.tokens is not None and features.tokens.shape == (3, 16, 32)
-    two = features.select(torch.tensor([2, 2])).to(torch.bfloat16)
+    two = features.select(torch.tensor([2, 2])).to(dtype=torch.bfloat16)
     assert two.embedding.dtype == torch.bfloat16 and torch.equal(two.embedding[0], two.embedding[1])
 
 
@@ -105,7 +105,7 @@ def test_gradient_reaches_every_state_and_the_decoder(bridge, features):
     bridge = copy.deepcopy(bridge)
     states = [torch.randn(k, WIDTH, requires_grad=True) for k in (2, 1, 0)]
     bridge.decode(
-        features.to(torch.float32).map(torch.clone), Prompts.language(states)
+        features.to(dtype=torch.float32).map(torch.clone), Prompts.language(states)
     ).logits.square().sum().backward()
     assert all(state.grad is not None and (state.grad != 0).any(1).all() for state in states[:2])
     assert bridge.sam.mask_decoder.mask_tokens.weight.grad is not None
@@ -180,7 +180,7 @@ def test_decode_ragged_puts_answers_into_their_slots():
 
 
 def test_prompts_move_without_touching_integers():
-    prompts = Prompts.pack(mixed()).to(torch.float64)
+    prompts = Prompts.pack(mixed()).to("cpu", torch.float64)
     assert prompts.boxes is not None and prompts.boxes.dtype == torch.float64
     assert prompts.valid.dtype == torch.bool and prompts.labels is not None and prompts.labels.dtype == torch.int64
 
