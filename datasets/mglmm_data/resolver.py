@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mglmm_data.shards import is_pattern
 from mglmm_data.telling import near
 
 VARIABLE = "MGLMM_DATA"
@@ -256,7 +257,8 @@ def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
     """name -> spec of each source at a path, or of the data set of that name.
 
     A folder may hold data sets in a known layout, `samples.jsonl`, `images/` with `masks/`, shards (`*.tar`), or
-    labelme's json; a file may be a JSONL, a COCO-style json, or a shard. `world` is the procedural world.
+    labelme's json; a file may be a JSONL, a COCO-style json, or a shard; shards may also be a URL or a pattern
+    (`shards/{000000..000009}.tar`). `world` is the procedural world.
 
     Raises:
         ValueError: there is nothing of the kind; what was looked for is said.
@@ -265,6 +267,8 @@ def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
     name = path.stem or "data"
     if text == "world":
         return {"world": {"type": "world"}}
+    if is_pattern(text):
+        return {path.parent.name or "shards": {"type": "shards", "path": text}}
     if path.is_file() or "://" in text:
         kinds = {".jsonl": ("jsonl", "path"), ".json": ("coco", "json_path"), ".tar": ("shards", "path")}
         kind, parameter = kinds.get(path.suffix.lower(), ("shards" if "://" in text else "", "path"))

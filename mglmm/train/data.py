@@ -111,6 +111,7 @@ class GroundingData:
 
     def _draw(self, numbers: Sequence[int]) -> tuple[list[Sample], list[str]]:
         samples, problems = [], []
+        self.mixture.fetch(numbers)
         for number in numbers:
             try:
                 samples.append(self.sample(number))
