@@ -18,7 +18,7 @@ from typing import Any
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.coco_table import CROWD, Table, read_captions
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Groups, Strings
 from mglmm_data.reading import Problems
 from mglmm_data.telling import SERVED, Kind, Named, Split, make_split, near
@@ -140,10 +140,13 @@ class CocoSource(Annotated):
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.json_path.stem}/{self._image_records[int(self._images[index])]['id']}"
+
     def scene(self, index: int) -> Scene:
         """The image at `index` and its annotations, read from disk."""
         image = self._image_records[int(self._images[index])]
-        loaded = load_image(self._files[index])
+        loaded = load_photo(self._files[index])
         size = (int(image["height"]), int(image["width"]))
         if loaded.size != size:
             raise ValueError(
@@ -166,7 +169,6 @@ class CocoSource(Annotated):
         return Scene(
             image=loaded,
             items=items,
-            id=f"{self.json_path.stem}/{image['id']}",
             captions=captions,
             incomplete=incomplete,
             absent=absent,

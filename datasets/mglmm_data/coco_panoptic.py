@@ -18,7 +18,7 @@ import numpy as np
 from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.cocostuff import NAMES, WIDE, in_words
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Records, Strings, text_of, walk
 from mglmm_data.labelmap import read_colors
 from mglmm_data.masks import Rle, Size
@@ -98,10 +98,14 @@ class CocoPanopticSource(Annotated):
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        (first,) = self._records.many(self._rows[self._ends[index] : self._ends[index] + 1])
+        return f"{self.json_path.stem}/{first['image_id']}"
+
     def scene(self, index: int) -> Scene:
         """The segments of an image; crowds are no targets."""
         records = self._records.many(self._rows[self._ends[index] : self._ends[index + 1]])
-        loaded, (height, width) = load_image(self._files[index]), self._sizes[2 * index : 2 * index + 2]
+        loaded, (height, width) = load_photo(self._files[index]), self._sizes[2 * index : 2 * index + 2]
         image = records[0]["image_id"]
         if loaded.size != (height, width):
             raise ValueError(
@@ -125,7 +129,7 @@ class CocoPanopticSource(Annotated):
             items.append(Item(name, rle, bool(segment.get("iscrowd")), record=record, stuff=not is_thing))
         here = {item.name for item in items}
         absent = [name for name in self.names if name not in here | VAGUE]
-        return Scene(loaded, items, f"{self.json_path.stem}/{image}", absent=absent, meta={"image_id": image})
+        return Scene(loaded, items, absent=absent, meta={"image_id": image})
 
     def _png_folder(self) -> Path:
         stem = self.json_path.stem

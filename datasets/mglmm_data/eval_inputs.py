@@ -84,6 +84,9 @@ class Benchmark:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.name}/{self._packed[index]['id']}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The question at `index`.
 
@@ -101,9 +104,10 @@ class Benchmark:
         turns = (ask(asked.question), Turn("assistant", answer, phrases, grounding="box"))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=regions,
             conversations=(Conversation(turns, task=asked.task, kind=asked.kind),),
-            id=f"{self.name}/{asked.id}",
+            id=self.id_of(index),
             meta={
                 "source": self.name,
                 "question_id": asked.id,

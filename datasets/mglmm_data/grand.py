@@ -95,6 +95,9 @@ class GranDSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"GranD/{self.form}/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with conversations drawn by (seed, index, epoch). A json is read here and not before.
 
@@ -121,9 +124,10 @@ class GranDSource:
                 raise ValueError(f"{path}: {subject[0]!r}: {error}; correct or remove it") from error
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"GranD/{self.form}/{path.stem}",
+            id=self.id_of(index),
             meta={
                 "source": "grand",
                 "image_id": Path(told.image).stem,

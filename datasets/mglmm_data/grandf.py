@@ -154,6 +154,9 @@ class GranDfSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"GCG-{self.form}/{self.split}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with its caption; the question is drawn by (seed, index, epoch).
 
@@ -179,9 +182,10 @@ class GranDfSource:
         grounded = ground(caption, spans)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=(self._tell(grounded, np.random.default_rng([self.seed, index, epoch])),),
-            id=f"GCG-{self.form}/{self.split}/{name}",
+            id=self.id_of(index),
             meta={
                 "source": f"gcg-{self.form}",
                 "image_id": Path(file).stem,

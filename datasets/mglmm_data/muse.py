@@ -127,6 +127,9 @@ class MuseSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"MUSE/{self.split}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with questions drawn by (seed, index, epoch); every target is a region.
 
@@ -161,9 +164,10 @@ class MuseSource:
             conversations.append(Conversation(turns, task="reasoning", kind=kind))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"MUSE/{self.split}/{number}",
+            id=self.id_of(index),
             meta={
                 "source": "muse",
                 "image_id": Path(file).stem,

@@ -126,6 +126,9 @@ class OspreySource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`; regions are the masks, and questions mention them.
 
@@ -141,9 +144,10 @@ class OspreySource:
         rng = np.random.default_rng([self.seed, index, epoch])
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=regions,
             conversations=self._tell(said, len(regions), loose, rng),
-            id=f"{self.path.stem}/{number}",
+            id=self.id_of(index),
             meta={
                 "source": "osprey",
                 "image_id": Path(file).stem,

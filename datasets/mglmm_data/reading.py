@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from mglmm_data.images import LoadedImage, load_image
+from mglmm_data.images import LoadedImage, load_photo
 from mglmm_data.masks import Size
 from mglmm_data.sample import Box
 from mglmm_data.telling import near
@@ -295,7 +295,7 @@ class Pictures:
 
 def load_picture(path: str | Path, size: Size | None, where: str) -> LoadedImage:
     """Load a picture and check it against the size (H, W) of its annotation, if that has one."""
-    loaded = load_image(path)
+    loaded = load_photo(path)
     if size is not None and loaded.size != tuple(size):
         raise ValueError(
             f"{where}: the annotation is for {tuple(size)} (height, width), {path} is {loaded.size}; "

@@ -185,6 +185,9 @@ class ReferSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.dataset}/{self.split}/{self._entries[index][0][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with expressions drawn by (seed, index, epoch).
 
@@ -206,12 +209,13 @@ class ReferSource:
         told = choose([(ref, rows, text) for ref, rows, texts in refs for text in texts], self.turns, rng)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions[old] for old in order),
             conversations=tuple(
                 ask(text, tuple(sorted(place[row] for row in rows)), rng, wordings=self.wordings)
                 for _, rows, text in told
             ),
-            id=f"{self.dataset}/{self.split}/{image_id}",
+            id=self.id_of(index),
             meta={
                 "source": self.dataset,
                 "image_id": image_id,

@@ -116,6 +116,9 @@ class RegionCaptions:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{Path(self._packed[index][0]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The picture at `index` with questions drawn by (seed, index, epoch); `Region.label` is a region's text.
 
@@ -143,9 +146,10 @@ class RegionCaptions:
             conversations.append(told(asked, answer, phrases, task=task))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"{self.path.stem}/{Path(file).stem}",
+            id=self.id_of(index),
             meta={
                 "source": "region_captions",
                 "file": file,

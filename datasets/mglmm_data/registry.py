@@ -50,11 +50,16 @@ from mglmm_data.yolo import YoloSource
 
 @runtime_checkable
 class Source(Protocol):
-    """What training and evaluation read: a length, and the sample at an index, the same for the same (index, epoch)."""
+    """What training and evaluation read: a length, and the sample at an index, the same for the same (index, epoch).
+
+    `id_of` is the sample's id, known without its picture.
+    """
 
     def __len__(self) -> int: ...
 
     def sample(self, index: int, epoch: int = 0) -> Sample: ...
+
+    def id_of(self, index: int) -> str: ...
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

@@ -64,6 +64,9 @@ class Sa1bSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"SA-1B/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with masks and prompts drawn by (seed, index, epoch).
 
@@ -101,9 +104,10 @@ class Sa1bSource:
             regions += [given, mask]
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"SA-1B/{Path(file).stem}",
+            id=self.id_of(index),
             meta={
                 "source": "sa1b",
                 "image_id": take_id(image, "image_id"),

@@ -25,9 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
 
-from mglmm_data.images import FORMATS, LoadedImage, load_image
 from mglmm_data.jsonl import dump_line, portable
 from mglmm_data.lines import to_record
 from mglmm_data.sample import Sample
@@ -259,16 +257,6 @@ def _cut(shard: Shard, number: int, content: bytes) -> Pieces:
     json_at, json_size, picture_at, picture_size = (int(value) for value in shard.places[number])
     json_at, picture_at = json_at - begin, picture_at - begin
     return content[json_at : json_at + json_size], content[picture_at : picture_at + picture_size]
-
-
-def load_bytes(content: bytes, name: str) -> LoadedImage:
-    """A picture from the bytes of its file, as `load_image` has it."""
-    try:
-        opened = Image.open(io.BytesIO(content), formats=FORMATS)
-    except OSError as error:
-        raise ValueError(f"its picture {name!r} is not an image that can be read ({error})") from error
-    with opened:
-        return load_image(opened)
 
 
 def write_shards(samples: Iterable[tuple[Sample, bytes, str]], out: Path, per_shard: int = PER_SHARD) -> list[Path]:

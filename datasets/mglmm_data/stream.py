@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+from mglmm_data.images import load_content
 from mglmm_data.lines import from_record
 from mglmm_data.mixture import ShardOrder
 from mglmm_data.reading import OnError, Problems
@@ -25,7 +26,6 @@ from mglmm_data.shards import (
     fetch_pieces,
     is_url,
     list_shards,
-    load_bytes,
     read_pieces,
     read_shards,
     scan,
@@ -88,6 +88,14 @@ class ShardSource:
             raise held
         return held or read_pieces(*self.place(index))
 
+    def id_of(self, index: int) -> str:
+        """The `id` in a sample's json; of one without, or that is not of the format, its shard and number."""
+        shard, number = self.place(index)
+        try:
+            return parse_record(self._pieces(index)[0]).id or f"{Path(shard.url).stem}/{number}"
+        except ValueError:  # the sample tells, when it is asked for
+            return f"{Path(shard.url).stem}/{number}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The sample of that number; `meta` is its own with the picture's notes.
 
@@ -98,8 +106,8 @@ class ShardSource:
         line, picture = self._pieces(index)
         try:
             record = parse_record(line)
-            loaded = load_bytes(picture, record.image)
-            sample = from_record(record, loaded.pixels, Path(shard.url).parent)
+            loaded = load_content(picture, f"its picture {record.image!r}")
+            sample = from_record(record, loaded, Path(shard.url).parent)
         except ValueError as error:
             raise ValueError(f"{shard.url}: sample {number}: {error}") from error
         notes = tuple(dict.fromkeys([*sample.meta.get("notes", ()), *loaded.notes]))

@@ -97,6 +97,9 @@ class VisualGenome:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"visual_genome/{self._packed[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
@@ -115,9 +118,10 @@ class VisualGenome:
             conversations.append(_tell(task, subject, len(regions), rng))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"visual_genome/{image}",
+            id=self.id_of(index),
             meta={
                 "source": "visual_genome",
                 "image_id": image,

@@ -1,13 +1,20 @@
-"""Data through the front doors: shards that are trained on, far away and near."""
+"""Data through the front doors: shards that are trained on, pictures as large as needed, lists of what to drop."""
 
 import json
 
 import fsspec
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 
+from mglmm.config import StageConfig
+from mglmm.data_export import export
+from mglmm.train.data import GroundingData
 from mglmm.train.loop import Trainer
 from mglmm_data.export import picture_of
+from mglmm_data.images import as_large_as
 from mglmm_data.registry import make_source
 from mglmm_data.shards import write_shards
 
@@ -55,3 +62,63 @@ def test_shards_are_checked_by_pattern_and_by_url(command, shards):
         assert done.code == 0 and "10 samples" in done.out, done.err
     done = command("check-data", shards[0].replace("2}", "x}"))
     assert done.code == 1 and "is no range of shards" in done.out
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory, shared):
+    """Four COCO photographs as a folder of every kind that keeps its pictures: kind -> spec."""
+    root = tmp_path_factory.mktemp("photographs")
+    mini = shared("data", "coco_mini")
+    path, photos = mini / "annotations" / "instances_val2017.json", mini / "val2017"
+    coco = {"type": "coco", "json_path": str(path), "image_root": str(photos), "tasks": {"panoptic": 1}}
+    source = make_source(coco)
+    for form in ("jsonl", "webdataset", "labelme"):
+        export(source, root / form, form, limit=4)
+    return {
+        "coco": coco,
+        "jsonl": {"type": "jsonl", "path": str(root / "jsonl")},
+        "shards": {"type": "shards", "path": str(root / "webdataset")},
+        "labelme": {"type": "labelme", "root": str(root / "labelme"), "tasks": {"panoptic": 1}},
+    }
+
+
+@pytest.mark.parametrize("kind", ["coco", "jsonl", "shards", "labelme"])
+def test_a_picture_decoded_as_large_as_needed_makes_the_same_batch(tiny, photographs, kind):
+    """The geometry to the last bit, the pixels to a grey level or two."""
+    processor, source = tiny[1], make_source(photographs[kind])
+    samples, smaller = [source.sample(index) for index in range(4)], []
+    with as_large_as(*processor.needed):
+        smaller = [source.sample(index) for index in range(4)]
+    assert all(min(sample.image.shape[:2]) < min(sample.size) / 3 for sample in smaller)
+    whole, small = processor.batch(samples)[0], processor.batch(smaller)[0]
+    assert small.canvases == whole.canvases and small.target_regions == whole.target_regions
+    for name in ("input_ids", "labels", "mask_targets", "region_masks", "target_boxes"):
+        assert torch.equal(getattr(small, name).nan_to_num(), getattr(whole, name).nan_to_num()), name
+    assert small.pixels.shape == whole.pixels.shape and not small.pixels.equal(whole.pixels)
+    difference = (small.pixels - whole.pixels).abs() * torch.tensor(processor.std).view(1, 3, 1, 1)
+    assert difference.mean() < 3
+
+
+def test_augmented_pictures_move_as_their_regions_do(tiny, photographs):
+    stage = StageConfig(
+        name="photos",
+        max_steps=1,
+        sources={"coco": photographs["coco"]},
+        augment={"flip": 1, "crop": 1, "photometric": 0, "whole_tasks": ()},
+    )
+    data = GroundingData(stage, tiny[1], seed=1)
+    assert data.needed == (107, 2)  # 64 px, of which a crop shows six tenths at least
+    moved = 0
+    for number in range(6):
+        small, whole = data.sample(number), data.sample(number, whole=True)
+        assert small.regions == whole.regions and small.meta["augment"] == whole.meta["augment"]
+        assert small.full_size == whole.size and whole.full_size is None
+        moved += bool(small.meta["augment"])
+        found, wanted = (
+            np.asarray(Image.fromarray(each.image).resize((40, 40), Image.Resampling.BOX), int)
+            for each in (small, whole)
+        )
+        error, shifted = (np.abs(found[:, at:] - wanted[:, : 40 - at]).mean() for at in (0, 1))
+        assert error < shifted / 2, small.meta["augment"]
+    assert moved > 3
+    assert all(sample.full_size is None for sample in data.shown(2))
