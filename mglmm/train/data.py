@@ -50,13 +50,13 @@ class GroundingData:
         self.pixels = None
         if stage.pixels_batch_size:
             self.pixels = PixelData(seed, stage.pixels_batch_size, processor.side, stage.prompts_per_image)
-        sources = {name: make_tolerant_source(spec, stage.on_error) for name, spec in stage.sources.items()}
+        sources = {name: make_tolerant_source(spec, stage.on_error, name) for name, spec in stage.sources.items()}
         self.problems = tuple(
             f"source {name!r}: {text}"
             for name, source in sources.items()
-            for text in getattr(getattr(source, "problems", None), "found", ())
+            for text in (*getattr(source, "dropped", ()), *getattr(getattr(source, "problems", None), "found", ()))
         )
-        """What the sources left out of their files, with `on_error: count`."""
+        """What the sources left out of their files: with `on_error: count`, and by their lists of what to `drop`."""
         times, given = stage.multiplicities, stage.multiplicities or stage.weights
         shares = {name: given.get(name, 1.0) for name in sources}
         self.mixture = Mixture(

@@ -122,3 +122,31 @@ def test_augmented_pictures_move_as_their_regions_do(tiny, photographs):
         assert error < shifted / 2, small.meta["augment"]
     assert moved > 3
     assert all(sample.full_size is None for sample in data.shown(2))
+
+
+def test_what_a_check_lists_is_dropped_by_the_next_and_by_training(command, recipe, tmp_path):
+    for number in range(6):
+        Image.fromarray(np.full((64, 64, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    lines = [
+        {"image": f"{n}.png", "id": f"n{n}", "regions": [{"label": "cat", "box": [5, 5, 60, 60]}]} for n in range(6)
+    ]
+    lines[4]["regions"][0]["box"] = [5, 5, 500, 60]
+    (tmp_path / "samples.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"regions": []}])) + "\n")
+    plan = yaml.safe_load(recipe.read_text())
+    spec = {"type": "jsonl", "path": str(tmp_path), "tasks": {"panoptic": 1}}
+    plan["stages"][0]["sources"] = {"mine": spec}
+    recipe.write_text(yaml.safe_dump(plan))
+    done = command("check-data", recipe, "--fix-list", "fix.jsonl", "--processes", "1")
+    assert done.code == 1 and "3 problems" in done.out
+    assert command("train", recipe).code == 2
+    plan["stages"][0]["sources"]["mine"]["drop"] = "fix.jsonl"
+    recipe.write_text(yaml.safe_dump(plan))
+    done = command("check-data", recipe, "--processes", "1")
+    assert done.code == 0 and "4 samples" in done.out and "left out by rule: dropped by fix.jsonl 3" in done.out
+    assert all(words in done.out for words in ("n2, unreadable file", "n4, outside the image", "line 7"))
+    done = command("train", recipe)
+    assert done.code == 0 and "fix.jsonl: line 2: n2, unreadable file" in done.err, done.err
+    (tmp_path / "fix.jsonl").write_text('{"id": "n22"}\n')
+    done = command("train", recipe, "output_dir=other")
+    assert done.code == 2 and "has the id 'n22', did you mean 'n2'?" in done.err
