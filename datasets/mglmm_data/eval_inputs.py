@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data.masks import Size
-from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, read_box
+from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, read_box, with_both_halves
 from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn, compose
 
 Spoken = Sequence[Any]
@@ -70,7 +70,7 @@ class Benchmark:
         from mglmm_data.benchmarks import read_benchmark  # its readers build `Asked`
 
         self.name, self.path, self.clip, self.problems = name, Path(path), clip_boxes, Problems(on_error)
-        pictures, kept = Pictures(image_root), []
+        pictures, kept = Pictures(with_both_halves(image_root)), []
         for asked in read_benchmark(name, self.path, self.problems, **(options or {})):
             with self.problems.at(f"{self.path}: question {asked.id}"):
                 if asked.size is not None:

@@ -31,9 +31,10 @@ from mglmm_data.reading import (
     take_line,
     take_list,
     take_size,
+    with_both_halves,
 )
 from mglmm_data.sample import Region, Sample, compose
-from mglmm_data.visual_genome import DESCRIBE, with_both_halves
+from mglmm_data.visual_genome import DESCRIBE
 from mglmm_data.world import templates
 
 

@@ -35,6 +35,7 @@ from mglmm_data.reading import (
     take,
     take_line,
     take_size,
+    with_both_halves,
 )
 from mglmm_data.sample import Box, Conversation, Region, Sample, compose
 from mglmm_data.world import templates
@@ -255,16 +256,6 @@ LAYOUT: dict[str, tuple[str, str, Callable[[Annotations, Any, Size], Any]]] = {
     "attributes": ("attributes.json", "attributes", Annotations._object),
     "relations": ("relationships.json", "relationships", Annotations._relation),
 }
-
-
-def with_both_halves(roots: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Image folders, and with each the `VG_100K` and `VG_100K_2` in it or beside it: the images come in two parts."""
-    given = [Path(roots)] if isinstance(roots, (str, Path)) else [Path(root) for root in roots]
-    halves = [root / half for root in given for half in ("VG_100K", "VG_100K_2")]
-    halves += [
-        root.parent / half for root in given if root.name.startswith("VG_100K") for half in ("VG_100K", "VG_100K_2")
-    ]
-    return list(dict.fromkeys([*given, *(half for half in halves if half.is_dir())]))
 
 
 def name_of(record: Any) -> str:
