@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from mglmm_data import masks
@@ -198,8 +199,8 @@ def segments(path: Path, infos: Sequence[Mapping[str, Any]], size: Size) -> list
     Raises:
         ValueError: the PNG is missing, damaged or of another size; a segment has no pixel, or pixels no segment.
     """
-    colors = read_colors(path, size).astype(np.uint32)
-    codes = colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16
+    colors = cv2.cvtColor(np.ascontiguousarray(read_colors(path, size)), cv2.COLOR_RGB2RGBA)  # alpha is 255
+    codes = colors.view("<i4")[..., 0] & 0xFFFFFF  # R + 256 G + 65536 B
     rles, found = masks.rles_of_labels(codes), []
     for info in infos:
         if info["id"] not in rles:

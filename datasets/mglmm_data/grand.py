@@ -25,11 +25,11 @@ from mglmm_data.annotation import (
     asked,
     check_turns,
     choose,
-    draw_segmentation,
     folders,
     ground,
     locate,
     refer,
+    region_of,
     unquoted,
 )
 from mglmm_data.grandf import find_phrase
@@ -250,7 +250,4 @@ def _region(item: dict[str, Any], size: Size, label: str, notes: list[str]) -> R
         box, cut = read_box(take(item, "bbox", list), size, "xyxy", clip=True)  # a detector's, some leave the image
         notes += [f"the box of {label!r} is cut at the border"] * cut
         return Region(size=size, box=box, label=label)
-    mask = draw_segmentation(item["segmentation"], size)
-    if not mask.any():
-        raise ValueError("its mask covers no pixel")
-    return Region.of_mask(mask, label)
+    return region_of(item["segmentation"], size, label)

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mglmm_data import masks, wording
-from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, draw_segmentation, ground, locate, unquoted
+from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, ground, locate, rle_of, unquoted
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_id, take_size
@@ -171,13 +171,14 @@ class GranDfSource:
         spans: list[Span] = []
         for start, end, way in marks:
             try:
-                found = [draw_segmentation(segmentation, loaded.size) for segmentation in self._segmentations(way)]
-                if not masks.union(found, loaded.size).any():
+                found = [rle_of(segmentation, loaded.size) for segmentation in self._segmentations(way)]
+                found = [rle for rle in found if masks.area_of(rle)]
+                if not found:
                     raise ValueError("its mask covers no pixel")
             except ValueError as error:
                 raise ValueError(f"{where}: phrase {caption[start:end]!r}: {error}; correct or remove it") from error
-            new = [mask for mask in found if mask.any()] if self.apart else [masks.union(found, loaded.size)]
-            places = self._place(regions, [Region.of_mask(mask, caption[start:end]) for mask in new])
+            new = found if self.apart else [masks.merged(found, loaded.size)]
+            places = self._place(regions, [Region(loaded.size, rle=rle, label=caption[start:end]) for rle in new])
             spans.append(Span(start, end, places))
         grounded = ground(caption, spans)
         return Sample(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import Span, check_segmentation, check_turns, choose, draw_segmentation, ground, locate
+from mglmm_data.annotation import Span, check_segmentation, check_turns, choose, ground, locate, region_of
 from mglmm_data.index import Records, walk
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, take, take_line, take_size
 from mglmm_data.sample import Conversation, Grounding, Region, Sample, Turn, compose
@@ -148,13 +148,11 @@ class MuseSource:
             places: list[int] = []
             for target in targets:
                 try:
-                    mask = draw_segmentation(target["segmentation"], loaded.size)
+                    region = region_of(target["segmentation"], loaded.size, called(target))
                 except ValueError as error:
                     raise ValueError(f"{where}: question {question}: {error}; correct or remove it") from error
-                if not mask.any():
-                    raise ValueError(f"{where}: question {question}: a target covers no pixel; correct or remove it")
                 places.append(len(regions))
-                regions.append(Region.of_mask(mask, called(target)))
+                regions.append(region)
             try:
                 text, phrases = self._answer(record, question, targets, places, regions)
             except ValueError as error:

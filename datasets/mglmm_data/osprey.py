@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, draw_segmentation
+from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, region_of
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_line, take_size
@@ -161,12 +161,9 @@ class OspreySource:
 
     def _region(self, segmentation: Any, size: Size, where: str) -> Region:
         try:
-            mask = draw_segmentation(segmentation, size)
-            if not mask.any():
-                raise ValueError("a region covers no pixel")
+            return region_of(segmentation, size)
         except ValueError as error:
             raise ValueError(f"{where}: {error}; correct or remove it") from error
-        return Region.of_mask(mask)
 
     def _tell(self, said: list[Said], count: int, loose: bool, rng: np.random.Generator) -> tuple[Conversation, ...]:
         if loose:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mglmm_data.annotation import check_segmentation, check_turns, choose, draw_segmentation, folders, locate
+from mglmm_data.annotation import check_segmentation, check_turns, choose, folders, locate, region_of
 from mglmm_data.annotation import refer as ask
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
@@ -231,12 +231,9 @@ class ReferSource:
     def _region(self, annotation: Mapping[str, Any], size: Size) -> Region:
         where = f"{self.instances_path}: annotation {annotation['id']}"
         try:
-            mask = draw_segmentation(annotation["segmentation"], size)
+            return region_of(annotation["segmentation"], size, self._names.get(annotation.get("category_id"), ""))
         except ValueError as error:
             raise ValueError(f"{where}: {error}; correct or remove it") from error
-        if not mask.any():
-            raise ValueError(f"{where}: its segmentation covers no pixel; correct or remove it")
-        return Region.of_mask(mask, self._names.get(annotation.get("category_id"), ""))
 
 
 def named(record: Any, key: str, place: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import asked, check_turns, draw_segmentation
+from mglmm_data.annotation import asked, check_turns, region_of
 from mglmm_data.masks import Size
 from mglmm_data.reading import Pictures, Problems, load_picture, read_box, read_json, shown, take, take_id, take_size
 from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn
@@ -126,17 +126,15 @@ class Sa1bSource:
 
     def _pair(self, annotation: dict[str, Any], size: Size, rng: np.random.Generator) -> tuple[Region, Region]:
         """The prompt and the mask of an annotation."""
-        mask = draw_segmentation(take(annotation, "segmentation", dict), size)
-        if not mask.any():
-            raise ValueError("its mask covers no pixel")
+        target = region_of(take(annotation, "segmentation", dict), size)
         box, _ = read_box(take(annotation, "bbox", list), size, "xywh")
         if self.prompt == "box" or (self.prompt == "both" and rng.random() < 0.5):
-            return Region(size=size, box=box), Region.of_mask(mask)
+            return Region(size=size, box=box), target
         points = take(annotation, "point_coords", list)
         if not points or not isinstance(points[0], list) or len(points[0]) != 2:
             raise ValueError(f"its 'point_coords' is {shown(points)}; expected [[x, y]]")
         x, y = (float(take({"coordinate": value}, "coordinate", float)) for value in points[0])
-        return Region(size=size, point=(x, y)), Region.of_mask(mask)
+        return Region(size=size, point=(x, y)), target
 
 
 def _ask(place: int, kind: str, rng: np.random.Generator) -> Conversation:
