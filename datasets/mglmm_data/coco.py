@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class CocoSource(Annotated):
         collecting = gc.isenabled()
         gc.disable()  # it would look through every row made so far, again and again, and find nothing
         try:
-            table = Table(self.json_path, problems)
+            table = Table(self.json_path, problems, self.further())
         finally:
             if collecting:
                 gc.enable()
@@ -124,10 +124,14 @@ class CocoSource(Annotated):
         owner, counts = self._place(table, kept)
         told = read_captions(Path(captions), table.places, problems) if captions else None
         self._keep(table, owner, counts, told, make_split(split))
-        self.read_more(problems)
+        self.check_further(problems)
 
-    def read_more(self, problems: Problems) -> None:
-        """What else the json of a data set of this form holds, once its images and annotations are known."""
+    def further(self) -> Mapping[str, Callable[[Any], None]]:
+        """What takes the records of further lists of the json, by list; for `annotations`, once more."""
+        return {}
+
+    def check_further(self, problems: Problems) -> None:
+        """Check what further lists hold, once the whole json is read."""
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """For each category, its words, and the object whose part it is ("" for an object)."""

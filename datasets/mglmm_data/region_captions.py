@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data.annotation import check_turns
-from mglmm_data.asking import check_weights, draw, given, question, told
+from mglmm_data.asking import check_weights
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     OnError,
@@ -33,9 +33,8 @@ from mglmm_data.reading import (
     take_size,
     with_both_halves,
 )
-from mglmm_data.sample import Region, Sample, compose
-from mglmm_data.visual_genome import DESCRIBE
-from mglmm_data.world import templates
+from mglmm_data.sample import Sample
+from mglmm_data.visual_genome import ask_about
 
 
 class RegionCaptions:
@@ -127,29 +126,19 @@ class RegionCaptions:
             ValueError: the image is damaged, or of another size than the json says.
         """
         file, (height, width), items = self._packed[index]
+        told: list[Any] = items
         size = (height, width)
         loaded = load_picture(file, size, f"{self.path}: image {Path(file).name}")
         rng = np.random.default_rng([self.seed, index, epoch])
-        regions, conversations = [], []
-        told_of: list[Any] = items
-        for task, (box, text) in draw(dict.fromkeys(self.tasks, told_of), self.tasks, self.turns, rng):
-            last = len(regions)
-            if task == "locate":
-                regions.append(Region(size, box=tuple(box), label=text))
-                words = text.rstrip(" .")
-                asked, (answer, phrases) = (
-                    question(templates.FIND_BOX, rng, x=words),
-                    compose((words, (last,)), "."),
-                )
-            else:
-                regions.append(given(tuple(box), size, self.point_share, rng, text))
-                asked, answer, phrases = question(DESCRIBE, rng, (last,)), text, ()
-            conversations.append(told(asked, answer, phrases, task=task))
+        subjects = dict.fromkeys(self.tasks, told)
+        regions, conversations = ask_about(
+            subjects, self.tasks, self.turns, size, self.point_share, rng, as_written=True
+        )
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
-            regions=tuple(regions),
-            conversations=tuple(conversations),
+            regions=regions,
+            conversations=conversations,
             id=self.id_of(index),
             meta={
                 "source": "region_captions",
