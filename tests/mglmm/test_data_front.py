@@ -51,7 +51,7 @@ def test_training_on_shards_goes_on_exactly_where_it_stopped(command, recipe, sh
         patch.setattr(Trainer, "run", lambda self: run(self, until=2))
         assert command("train", recipe, f"output_dir={tmp_path / 'cut'}").code == 0
     assert log(tmp_path / "cut") == whole[:2]
-    done = command("train", recipe, f"output_dir={tmp_path / 'cut'}")
+    done = command("train", recipe, f"output_dir={tmp_path / 'cut'}", f"dataloader_num_workers={place}")
     assert done.code == 0 and "goes on from stage words, step 2" in done.err
     assert log(tmp_path / "cut") == whole and len({row["loss"] for row in whole}) == 4
 

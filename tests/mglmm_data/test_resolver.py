@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mglmm_data import masks, resolver
+from mglmm_data.images import as_large_as
 from mglmm_data.layouts import ENTRIES
 from mglmm_data.registry import SOURCES, make_source
 from mglmm_data.resolver import VARIABLE, discover, resolve, specs_at
@@ -39,6 +40,22 @@ def test_every_set_of_the_golden_tree_is_found_and_read(shared):
         if spec["type"] != "region_captions":  # its trap, a box outside the image, is test_check's
             source = make_source(spec)
             assert len(source) and source.sample(0).conversations
+
+
+def test_every_reader_decodes_its_photographs_as_large_as_needed(shared):
+    specs, _ = discover(shared(*GOLDEN))
+    seen = 0
+    for name, spec in specs.items():
+        source = make_source({**spec, "on_error": "count"})
+        whole = source.sample(0)
+        with as_large_as(8):
+            small = source.sample(0)
+        assert (small.size, small.regions, small.conversations) == (whole.size, whole.regions, whole.conversations)
+        assert source.id_of(0) == small.id == whole.id and whole.full_size is None, name
+        if str(whole.meta["file"]).endswith(".jpg"):
+            seen += 1
+            assert 8 <= max(small.image.shape) < 16 and max(whole.size) >= 16, name
+    assert seen > 20
 
 
 GLAMM = {
