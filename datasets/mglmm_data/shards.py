@@ -252,7 +252,9 @@ def fetch_pieces(wanted: Sequence[tuple[Shard, int]]) -> list[Pieces | ValueErro
 
 def _cut(shard: Shard, number: int, content: bytes) -> Pieces:
     begin, end = shard.span(number)
-    if len(content) != end - begin:
+    if len(content) > end - begin:
+        raise ValueError(f"{shard.url} comes whole where a part is asked for: its server knows no ranges; copy it here")
+    if len(content) < end - begin:
         raise ValueError(f"{shard.url} ends inside sample {number}; copy or write it again")
     json_at, json_size, picture_at, picture_size = (int(value) for value in shard.places[number])
     json_at, picture_at = json_at - begin, picture_at - begin

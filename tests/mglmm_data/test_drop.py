@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,8 +42,9 @@ def drop(tmp_path):
     return write
 
 
-def broken(mine):
-    return make_source({**mine, "on_error": "count"}).problems.found[0]
+def broken(mine) -> str:
+    source: Any = make_source({**mine, "on_error": "count"})
+    return source.problems.found[0]
 
 
 def test_what_a_check_lists_is_dropped_and_the_rest_is_right(mine, drop):

@@ -1,5 +1,6 @@
 """The list of data sets names every type of source and every benchmark there is."""
 
+import re
 from pathlib import Path
 
 from mglmm_data.benchmarks import BENCHMARKS
@@ -13,6 +14,8 @@ README = (Path(__file__).parents[2] / "datasets" / "README.md").read_text(encodi
 def test_every_source_and_benchmark_has_its_line():
     for name in (*SOURCES, *BENCHMARKS):
         assert f"| `{name}` |" in README, name
+    listed = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert listed == {*SOURCES, *BENCHMARKS}
 
 
 def test_every_name_of_the_layouts_is_listed():

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -126,8 +127,12 @@ def test_what_lies_far_away_is_asked_for_in_one_go(folder, monkeypatch):
     assert asked[-1] == sum(asked[:-1])  # one request more, for the same bytes
     again = [mixture.sample(number) for number in numbers]
     assert len(asked) == len(far) + 1 and [one.id for one in again] == [one.id for one in plain]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "cat_ranges", lambda self, paths, *_, **__: [self.cat_file(path) for path in paths])
+        with pytest.raises(ValueError, match="000001.tar comes whole .* its server knows no ranges"):
+            mixture.sources["far"].sample(6)
     files.pipe("/far/000000.tar", b"cut")
-    source = mixture.sources["far"]
+    source: Any = mixture.sources["far"]
     source.fetch([0, 6])
     assert source.sample(6).id == "n6"
     with pytest.raises(ValueError, match=r"far/000000.tar ends inside sample 0"):
