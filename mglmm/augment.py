@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, Field
 
 from mglmm_data.sample import Box, Grounding, Point, Region, Sample, Turn, compose
@@ -229,7 +230,7 @@ def _move(
     corners = [_points(region) for region in sample.regions]
     frame = [(0.0, 0.0), (float(sample.size[1]), float(sample.size[0]))]
     data: dict[str, Any] = {
-        "image": sample.image,
+        "image": sample.image if sample.full_size is None else np.zeros(sample.size, np.uint8),
         "keypoints": np.array([*frame, *itertools.chain.from_iterable(corners)], np.float32),
     }
     if masked:
@@ -263,8 +264,25 @@ def _move(
         )
         for conversation in sample.conversations
     )
-    image = np.ascontiguousarray(out["image"])
+    image = np.ascontiguousarray(out["image"]) if sample.full_size is None else _cut(sample, points[:2])
     return replace(sample, image=image, regions=tuple(regions), conversations=conversations)
+
+
+def _cut(sample: Sample, frame: np.ndarray) -> np.ndarray:
+    """The picture of a sample that was decoded smaller than it is, changed as its regions are.
+
+    Args:
+        frame: float[2, 2], where the corners (0, 0) and (W, H) of the whole picture came to lie, x, y px.
+    """
+    height, width = sample.image.shape[:2]
+    full, low, extent = np.array(sample.size[::-1], float), frame[0], frame[1] - frame[0]
+    begin, end = (-low / extent * full, (full - low) / extent * full)  # what is seen now, px of the picture before
+    image = sample.image
+    if extent[0] < 0:
+        image, begin[0], end[0] = image[:, ::-1], full[0] - begin[0], full[0] - end[0]
+    scale = (width, height) / full
+    box = np.clip([*begin * scale, *end * scale], 0.0, (width, height, width, height))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR, box=tuple(box)))
 
 
 def _points(region: Region) -> list[Point]:

@@ -77,12 +77,12 @@ def export(
     from mglmm import sources
     from mglmm.data_export import export as write
 
-    spec = sources.one_of(sources.specs_of(source, root), name, source)
+    found, spec = sources.one_of(sources.specs_of(source, root), name, source)
     console = Console()
     with progress() as bars:
         bar = bars.add_task(form)
         done = write(
-            sources.open_source(spec, on_error),
+            sources.open_source(spec, on_error, found),
             out,
             form,
             limit=sources.limit_of(spec, limit),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mglmm.model import MglmmConfig
 from mglmm.tokens import LiteralTokenizer, special_ids
 from mglmm_data.sample import Region, Sample
 from sam_bridge import small
-from sam_bridge.bridge import preprocess
+from sam_bridge.bridge import normalise
 from sam_bridge.canvas import Canvas, Size
 from sam_bridge.sam import PIXEL_MEAN, PIXEL_STD
 
@@ -91,9 +92,29 @@ class MglmmProcessor:
             return Canvas.crop_square(size, self.config.tower_side)
         return Canvas.pad_square(size, self.config.tower_side)
 
-    def pixels(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
-        """uint8[H, W, 3] images to the bridge's float[I, 3, S, S], CLIP's float[I, 3, s, s] or None, and canvases."""
-        values, canvases = preprocess(images, canvas=self.canvas, mean=self.mean, std=self.std)
+    @property
+    def needed(self) -> tuple[int, int]:
+        """(longer, shorter) side, px, from which on a larger picture shows the model nothing more."""
+        if self.clip is None:
+            return self.side, 1
+        tower = self.config.tower_side
+        return (self.side, tower) if self.config.clip_frame == "crop" else (max(self.side, tower), 1)
+
+    def pixels(
+        self, images: Sequence[np.ndarray], sizes: Sequence[Size] | None = None
+    ) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
+        """uint8[H, W, 3] images to the bridge's float[I, 3, S, S], CLIP's float[I, 3, s, s] or None, and canvases.
+
+        `sizes` are the pictures' own (H, W), px, where images were decoded smaller: the canvases are for those.
+        """
+        shapes = [(image.shape[0], image.shape[1]) for image in images]
+        canvases = [self.canvas(size) for size in sizes or shapes]
+        values = torch.stack(
+            [
+                normalise(replace(own, image=shape, padded=shape).apply_image(image), own, self.mean, self.std)
+                for own, image, shape in zip(canvases, images, shapes, strict=True)
+            ]
+        )
         if self.clip is None:
             return values, None, tuple(canvases)
         if self.config.clip_frame == "crop":
@@ -146,7 +167,7 @@ class MglmmProcessor:
         Raises:
             ValueError: no conversation of any sample fits, or none has one.
         """
-        pixels, clip, canvases = self.pixels([sample.image for sample in samples])
+        pixels, clip, canvases = self.pixels([sample.image for sample in samples], [sample.size for sample in samples])
         rows, row_image, left_out = [], [], 0
         for index, sample in enumerate(samples):
             found, lost = self.encoder.rows(sample, share_prefix, max_length)

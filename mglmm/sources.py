@@ -81,6 +81,10 @@ def check_lines(report: Report) -> Iterable[tuple[str, str]]:
         left_out = ", ".join(f"{what} {count:,}" for what, count in found.skipped.most_common() if count)
         if left_out:
             yield "dim", f"  left out by rule: {left_out}"
+        for text in found.dropped[:MAX_PROBLEMS]:
+            yield "dim", f"    {' '.join(text.split())}"
+        if len(found.dropped) > MAX_PROBLEMS:
+            yield "dim", f"    ... and {len(found.dropped) - MAX_PROBLEMS:,} more in the list"
         yield from _problem_lines([(problem.kind, problem.problem) for problem in found.problems])
     yield from _problem_lines([(problem.kind, problem.problem) for problem in report.leaks])
     count = len(report.problems)
@@ -126,8 +130,8 @@ def answers_of(sample: Sample) -> Iterable[tuple[str, Answer, list[Region]]]:
         yield sample.id, Answer("", (), sample.image, notes=("no conversation",)), list(sample.regions)
 
 
-def one_of(specs: Mapping[str, dict[str, Any]], name: str | None, text: str) -> dict[str, Any]:
-    """The spec that is meant where `text` has several.
+def one_of(specs: Mapping[str, dict[str, Any]], name: str | None, text: str) -> tuple[str, dict[str, Any]]:
+    """Name and spec of the source that is meant where `text` has several.
 
     Raises:
         ValueError: there are several and none is named, or the name is none of them.
@@ -135,10 +139,10 @@ def one_of(specs: Mapping[str, dict[str, Any]], name: str | None, text: str) -> 
     if name is None:
         if len(specs) > 1:
             raise ValueError(f"{text} has {len(specs)} sources; say which with --name: {', '.join(specs)}")
-        return next(iter(specs.values()))
+        return next(iter(specs.items()))
     if name not in specs:
         raise ValueError(f"{text} has no source {name!r}{near(name, specs)}")
-    return specs[name]
+    return name, specs[name]
 
 
 def error_policy(text: str) -> OnError:
@@ -150,9 +154,9 @@ def error_policy(text: str) -> OnError:
     return "count" if Problems(text).on_error == "count" else "fail"
 
 
-def open_source(spec: Mapping[str, Any], on_error: str) -> Source:
+def open_source(spec: Mapping[str, Any], on_error: str, name: str = "") -> Source:
     """The source of a spec, tolerant where that is asked for."""
-    return make_tolerant_source(spec, error_policy(on_error))
+    return make_tolerant_source(spec, error_policy(on_error), name)
 
 
 def limit_of(spec: Mapping[str, Any], limit: int | None) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import LabelMaps, first_folder, pair, read_labels
 from mglmm_data.reading import Problems, take, take_line
@@ -140,10 +140,13 @@ class Ade20kFullSource(Annotated):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def id_of(self, index: int) -> str:
+        return f"ade20k_full/{Path(self._paths[index]).stem}"
+
     def scene(self, index: int) -> Scene:
         """The visible masks of an image's objects and parts; what is hidden wholly is left out."""
         path = Path(self._paths[index])
-        loaded = load_image(path.with_suffix(".jpg"))
+        loaded = load_photo(path.with_suffix(".jpg"))
         try:
             objects = _objects(path)
             items = []
@@ -156,7 +159,7 @@ class Ade20kFullSource(Annotated):
                 items.append(Item(name, masks.encode(mask), of=of, record=record, stuff=stuff))
         except ValueError as error:
             raise ValueError(f"{path}: {error}; correct or remove it") from error
-        return Scene(loaded, items, f"ade20k_full/{path.stem}")
+        return Scene(loaded, items)
 
 
 def _objects(path: str | Path) -> list[dict[str, Any]]:

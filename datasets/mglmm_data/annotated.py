@@ -47,7 +47,6 @@ class Scene:
 
     image: LoadedImage
     items: Sequence[Item]
-    id: str
     captions: Sequence[str] = ()
     incomplete: Collection[str] = ()
     absent: Sequence[str] | None = None
@@ -56,7 +55,7 @@ class Scene:
 
 
 class Annotated:
-    """A source of samples out of scenes; a family gives `__len__` and `scene`.
+    """A source of samples out of scenes; a family gives `__len__`, `id_of` and `scene`.
 
     Args:
         kind: what an item is (`telling.Kind`).
@@ -107,6 +106,10 @@ class Annotated:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def id_of(self, index: int) -> str:
+        """The name of the image at `index`."""
+        raise NotImplementedError
+
     def scene(self, index: int) -> Scene:
         """What is known about the image at `index`."""
         raise NotImplementedError
@@ -128,14 +131,15 @@ class Annotated:
         conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=scene.absent)
         if not conversations:
             raise ValueError(
-                f"{scene.id} ({scene.image.path}): nothing is annotated that the tasks "
+                f"{self.id_of(index)} ({scene.image.path}): nothing is annotated that the tasks "
                 f"{', '.join(self._teller.tasks)} ask about; take it out, or add a task (absent)"
             )
         return Sample(
             image=scene.image.pixels,
+            full_size=scene.image.full_size,
             regions=tuple(regions),
             conversations=conversations,
-            id=scene.id,
+            id=self.id_of(index),
             meta={
                 "source": self.source,
                 "file": scene.image.path,

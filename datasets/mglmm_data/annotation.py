@@ -1,7 +1,7 @@
 """What the referring and grounded-caption readers share: segmentations of every form, spans in a caption, layouts.
 
-A segmentation is checked when a source is made (`check_segmentation`, without drawing it) and drawn when its sample is
-read (`draw_segmentation`). A caption's spans are repaired in one place (`ground`), and what was repaired is said.
+A segmentation is checked when a source is made (`check_segmentation`, without drawing it) and joined when its sample is
+read (`region_of`). A caption's spans are repaired in one place (`ground`), and what was repaired is said.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mglmm_data import masks, wording
-from mglmm_data.masks import Size
+from mglmm_data.masks import Rle, Size
 from mglmm_data.reading import shown
-from mglmm_data.sample import Conversation, Grounding, Turn, compose
+from mglmm_data.sample import Conversation, Grounding, Region, Turn, compose
 
 T = TypeVar("T")
 MARKS = " \t\r\n\"'.,;:"
@@ -66,13 +66,29 @@ def _check_polygon(polygon: list[Any], size: Size) -> None:
         raise ValueError(f"a polygon lies outside the image of {size[1]}x{size[0]} px: {shown(polygon)}")
 
 
-def draw_segmentation(segmentation: Any, size: Size) -> np.ndarray:
-    """`bool[H, W]`: all parts of a segmentation joined by logical or; their sum is 2 where they overlap."""
+def rle_of(segmentation: Any, size: Size) -> Rle:
+    """All parts of a segmentation joined by logical or, as RLE: nothing is drawn; their sum is 2 where they overlap.
+
+    Raises:
+        ValueError: as `check_segmentation`, or an RLE is damaged.
+    """
     check_segmentation(segmentation, size)
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     polygons = [part for part in parts if isinstance(part, list)]
-    drawn = [masks.decode(part, size) for part in parts if isinstance(part, dict)]
-    return masks.union([*drawn, masks.from_polygons(polygons, size)], size)
+    rles = [masks.packed(part, size) for part in parts if isinstance(part, dict)]
+    return masks.merged([*rles, *([masks.rle_of_polygons(polygons, size)] if polygons else [])], size)
+
+
+def region_of(segmentation: Any, size: Size, label: str = "") -> Region:
+    """A segmentation as a region.
+
+    Raises:
+        ValueError: as `rle_of`, or it covers no pixel.
+    """
+    rle = rle_of(segmentation, size)
+    if not masks.area_of(rle):
+        raise ValueError("its mask covers no pixel")
+    return Region(size=size, rle=rle, label=label)
 
 
 JOINTS = frozenset(

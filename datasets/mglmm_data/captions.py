@@ -94,6 +94,9 @@ class CaptionSource:
     def __len__(self) -> int:
         return len(self._owner)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{self._packed[int(self._owner[index])][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, asked for a caption. `meta["references"]` are all its captions.
 
@@ -108,11 +111,12 @@ class CaptionSource:
         loaded = load_picture(path, size, f"{self.path}: image {identity}")
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=(),
             conversations=(
                 Conversation((Turn("user", question), Turn("assistant", captions[which])), task="caption", kind=part),
             ),
-            id=f"{self.path.stem}/{identity}",
+            id=self.id_of(index),
             meta={
                 "source": "captions",
                 "image_id": identity,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mglmm_data import masks
+from mglmm_data.drop import Dropping
 from mglmm_data.registry import Source, make_tolerant_source
 from mglmm_data.sample import Region, Sample
 from mglmm_data.world.source import World
@@ -67,6 +68,8 @@ class Found:
     skipped: Counter[str] = field(default_factory=Counter)  # what the reader leaves out by rule, as it counts it
     phrases: int = 0
     images: dict[str, str] = field(default_factory=dict)  # digest of the content -> file or id
+    holders: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # digest -> (index, id) of its samples
+    dropped: list[str] = field(default_factory=list)  # what the source's list names, a sentence each
     problems: list[Problem] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)  # samples that can be read, to be drawn
 
@@ -75,6 +78,8 @@ class Found:
         self.looked_at += other.looked_at
         self.phrases += other.phrases
         self.images.update(other.images)
+        for digest, samples in other.holders.items():
+            self.holders.setdefault(digest, []).extend(samples)
         self.problems += other.problems
         self.shown += other.shown
         for name in ("regions", "categories", "tasks"):
@@ -97,7 +102,7 @@ class Report:
         """Everything counted, as plain values."""
         sources = {}
         for name, found in self.found.items():
-            row = {key: value for key, value in vars(found).items() if key not in ("source", "shown")}
+            row = {key: value for key, value in vars(found).items() if key not in ("source", "shown", "holders")}
             sources[name] = row | {"images": len(found.images), "problems": len(found.problems)}
         return {"sources": sources, "problems": [asdict(problem) for problem in self.problems]}
 
@@ -129,12 +134,13 @@ def check(
     for name, spec in specs.items():
         found = report.found[name]
         try:
-            source = report.sources[name] = make_tolerant_source(spec, "count")
+            source = report.sources[name] = make_tolerant_source(spec, "count", name)
         except (ValueError, OSError) as error:
             found.problems.append(Problem(name, kind_of(str(error)), str(error)))
             continue
         found.samples = len(source)
         found.skipped.update(getattr(source, "skipped", {}))
+        found.dropped += getattr(source, "dropped", ())
         told = getattr(getattr(source, "problems", None), "found", ())
         found.problems += [Problem(name, kind_of(text), text) for text in told]
     for part in _parts(report.sources, processes or os.cpu_count() or 1, limit):
@@ -150,7 +156,8 @@ def check(
 
 
 def _most(source: Source, limit: int | None) -> int:
-    most = DRAWN if isinstance(source, World) else len(source)
+    whole = source.inner if isinstance(source, Dropping) else source
+    most = DRAWN if isinstance(whole, World) else len(source)
     return most if limit is None else min(most, limit)
 
 
@@ -200,7 +207,7 @@ def _look(job: tuple[str, list[int]]) -> Found:
         try:
             sample = _SOURCES[name].sample(index)
         except (ValueError, OSError) as error:
-            found.problems.append(Problem(name, kind_of(str(error)), str(error), index))
+            found.problems.append(Problem(name, kind_of(str(error)), str(error), index, _SOURCES[name].id_of(index)))
             continue
         look_at(sample, index, found)
     return found
@@ -209,7 +216,9 @@ def _look(job: tuple[str, list[int]]) -> Found:
 def look_at(sample: Sample, index: int, found: Found) -> None:
     """Count what a sample holds, and what is wrong with it although it can be read."""
     file = str(sample.meta.get("file", ""))
-    found.images.setdefault(_digest_of_file(file) if file else _digest(sample.image.tobytes()), file or sample.id)
+    digest = _digest_of_file(file) if file else _digest(sample.image.tobytes())
+    found.images.setdefault(digest, file or sample.id)
+    found.holders.setdefault(digest, []).append((index, sample.id))
     found.shown.append(index)
 
     def complain(kind: str, text: str) -> None:
@@ -272,7 +281,7 @@ def split_of(name: str, spec: Mapping[str, Any]) -> str:
 
 
 def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Found]) -> list[Problem]:
-    """Pictures of the held-out source `name` that are byte by byte in training sources, too."""
+    """Samples of the held-out source `name` whose pictures are byte by byte in training sources, too."""
     if split_of(name, specs[name]) != "held out":
         return []
     where: dict[str, list[str]] = {}
@@ -284,5 +293,6 @@ def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str,
     for digest, others in where.items():
         file = found[name].images[digest]
         text = f"{file} of {name} is held out, and the same picture is trained on in {', '.join(others)}"
-        out.append(Problem(name, "in two splits", text, file=file))
-    return sorted(out, key=lambda problem: problem.file)
+        for index, identity in found[name].holders[digest]:
+            out.append(Problem(name, "in two splits", text, index, identity, file))
+    return sorted(out, key=lambda problem: (problem.file, problem.index or 0))

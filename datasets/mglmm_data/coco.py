@@ -11,14 +11,14 @@ from __future__ import annotations
 import gc
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.coco_table import CROWD, Table, read_captions
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Groups, Strings
 from mglmm_data.reading import Problems
 from mglmm_data.telling import SERVED, Kind, Named, Split, make_split, near
@@ -92,7 +92,7 @@ class CocoSource(Annotated):
         collecting = gc.isenabled()
         gc.disable()  # it would look through every row made so far, again and again, and find nothing
         try:
-            table = Table(self.json_path, problems)
+            table = Table(self.json_path, problems, self.further())
         finally:
             if collecting:
                 gc.enable()
@@ -124,10 +124,14 @@ class CocoSource(Annotated):
         owner, counts = self._place(table, kept)
         told = read_captions(Path(captions), table.places, problems) if captions else None
         self._keep(table, owner, counts, told, make_split(split))
-        self.read_more(problems)
+        self.check_further(problems)
 
-    def read_more(self, problems: Problems) -> None:
-        """What else the json of a data set of this form holds, once its images and annotations are known."""
+    def further(self) -> Mapping[str, Callable[[Any], None]]:
+        """What takes the records of further lists of the json, by list; for `annotations`, once more."""
+        return {}
+
+    def check_further(self, problems: Problems) -> None:
+        """Check what further lists hold, once the whole json is read."""
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """For each category, its words, and the object whose part it is ("" for an object)."""
@@ -140,10 +144,13 @@ class CocoSource(Annotated):
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.json_path.stem}/{self._image_records[int(self._images[index])]['id']}"
+
     def scene(self, index: int) -> Scene:
         """The image at `index` and its annotations, read from disk."""
         image = self._image_records[int(self._images[index])]
-        loaded = load_image(self._files[index])
+        loaded = load_photo(self._files[index])
         size = (int(image["height"]), int(image["width"]))
         if loaded.size != size:
             raise ValueError(
@@ -166,7 +173,6 @@ class CocoSource(Annotated):
         return Scene(
             image=loaded,
             items=items,
-            id=f"{self.json_path.stem}/{image['id']}",
             captions=captions,
             incomplete=incomplete,
             absent=absent,

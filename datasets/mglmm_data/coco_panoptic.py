@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.cocostuff import NAMES, WIDE, in_words
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Records, Strings, text_of, walk
 from mglmm_data.labelmap import read_colors
 from mglmm_data.masks import Rle, Size
@@ -98,10 +99,14 @@ class CocoPanopticSource(Annotated):
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        (first,) = self._records.many(self._rows[self._ends[index] : self._ends[index] + 1])
+        return f"{self.json_path.stem}/{first['image_id']}"
+
     def scene(self, index: int) -> Scene:
         """The segments of an image; crowds are no targets."""
         records = self._records.many(self._rows[self._ends[index] : self._ends[index + 1]])
-        loaded, (height, width) = load_image(self._files[index]), self._sizes[2 * index : 2 * index + 2]
+        loaded, (height, width) = load_photo(self._files[index]), self._sizes[2 * index : 2 * index + 2]
         image = records[0]["image_id"]
         if loaded.size != (height, width):
             raise ValueError(
@@ -125,7 +130,7 @@ class CocoPanopticSource(Annotated):
             items.append(Item(name, rle, bool(segment.get("iscrowd")), record=record, stuff=not is_thing))
         here = {item.name for item in items}
         absent = [name for name in self.names if name not in here | VAGUE]
-        return Scene(loaded, items, f"{self.json_path.stem}/{image}", absent=absent, meta={"image_id": image})
+        return Scene(loaded, items, absent=absent, meta={"image_id": image})
 
     def _png_folder(self) -> Path:
         stem = self.json_path.stem
@@ -194,8 +199,8 @@ def segments(path: Path, infos: Sequence[Mapping[str, Any]], size: Size) -> list
     Raises:
         ValueError: the PNG is missing, damaged or of another size; a segment has no pixel, or pixels no segment.
     """
-    colors = read_colors(path, size).astype(np.uint32)
-    codes = colors[..., 0] | colors[..., 1] << 8 | colors[..., 2] << 16
+    colors = cv2.cvtColor(np.ascontiguousarray(read_colors(path, size)), cv2.COLOR_RGB2RGBA)  # alpha is 255
+    codes = colors.view("<i4")[..., 0] & 0xFFFFFF  # R + 256 G + 65536 B
     rles, found = masks.rles_of_labels(codes), []
     for info in infos:
         if info["id"] not in rles:

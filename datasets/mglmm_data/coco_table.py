@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,9 +103,12 @@ def _check_polygon(polygon: Any) -> None:
 
 
 class Table:
-    """A json as columns: what is needed to choose images, and where the rest stands."""
+    """A json as columns: what is needed to choose images, and where the rest stands.
 
-    def __init__(self, path: Path, problems: Problems) -> None:
+    `more` takes the records of further lists, and those of `annotations` once more.
+    """
+
+    def __init__(self, path: Path, problems: Problems, more: Mapping[str, Callable[[Any], None]]) -> None:
         self.categories: dict[Any, str] = {}
         self.ids: list[Any] = []
         self.images: list[tuple[str, Size, list[str], int]] = []
@@ -119,9 +122,12 @@ class Table:
         first = next(walked, None)
         self.annotations, self.image_records = Records(path), Records(path)
         for key, start, end, record in chain([first] if first else [], walked):
-            if key in readers and key in lists:
+            if key in lists:
                 try:
-                    readers[key](record, start, end)
+                    if key in more:
+                        more[key](record)
+                    if key in readers:
+                        readers[key](record, start, end)
                 except ValueError as error:  # the sentence is made only where it is needed: there are many records
                     name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
                     with problems.at(f"{path}: {'category' if key == 'categories' else key[:-1]} {name}"):

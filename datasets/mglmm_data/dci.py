@@ -82,6 +82,9 @@ class DciSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"DCI/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with conversations drawn by (seed, index, epoch).
 
@@ -112,9 +115,10 @@ class DciSource:
         told = choose(self._subjects(data, nodes), self.turns, rng)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(_tell(task, number, data, nodes, place, regions, rng) for task, number in told),
-            id=f"DCI/{path.stem}",
+            id=self.id_of(index),
             meta={
                 "source": "dci",
                 "image_id": path.stem,

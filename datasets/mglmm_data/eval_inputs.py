@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data.masks import Size
-from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, read_box
+from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, read_box, with_both_halves
 from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn, compose
 
 Spoken = Sequence[Any]
@@ -70,7 +70,7 @@ class Benchmark:
         from mglmm_data.benchmarks import read_benchmark  # its readers build `Asked`
 
         self.name, self.path, self.clip, self.problems = name, Path(path), clip_boxes, Problems(on_error)
-        pictures, kept = Pictures(image_root), []
+        pictures, kept = Pictures(with_both_halves(image_root)), []
         for asked in read_benchmark(name, self.path, self.problems, **(options or {})):
             with self.problems.at(f"{self.path}: question {asked.id}"):
                 if asked.size is not None:
@@ -83,6 +83,9 @@ class Benchmark:
 
     def __len__(self) -> int:
         return len(self._packed)
+
+    def id_of(self, index: int) -> str:
+        return f"{self.name}/{self._packed[index]['id']}"
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The question at `index`.
@@ -101,9 +104,10 @@ class Benchmark:
         turns = (ask(asked.question), Turn("assistant", answer, phrases, grounding="box"))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=regions,
             conversations=(Conversation(turns, task=asked.task, kind=asked.kind),),
-            id=f"{self.name}/{asked.id}",
+            id=self.id_of(index),
             meta={
                 "source": self.name,
                 "question_id": asked.id,

@@ -7,12 +7,12 @@ Source: Jia et al., Fashionpedia, arXiv:2004.12276; fashionpedia.github.io.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
-from mglmm_data.index import text_of, walk
+from mglmm_data.index import text_of
 from mglmm_data.reading import Problems, take, take_id
 
 TASKS = {"panoptic": 1.0, "referring": 2.0, "absent": 1.0, "region": 2.0, "box": 1.0}
@@ -41,18 +41,22 @@ class FashionpediaSource(CocoSource):
         """The attributes of an annotation, in its order."""
         return ", ".join(self._attributes[name] for name in annotation.get("attribute_ids") or ())
 
-    def read_more(self, problems: Problems) -> None:
-        """Attributes by id; and no annotation may have one that is not there."""
+    def further(self) -> Mapping[str, Callable[[Any], None]]:
+        """Attributes by id, and an annotation that has each."""
         self._attributes: dict[Any, str] = {}
-        used: dict[Any, Any] = {}
-        for key, _, _, record in walk(self.json_path, Problems("count")):  # what is damaged was told by the first pass
-            if key == "attributes":
-                name = take_id(record, "id") if isinstance(record, dict) else record
-                with problems.at(f"{self.json_path}: attribute {name}"):
-                    self._attributes[name] = wording.readable(text_of(take(record, "name", str)))
-            elif key == "annotations" and isinstance(record, dict) and isinstance(record.get("attribute_ids"), list):
-                used.update(dict.fromkeys(record["attribute_ids"], record.get("id")))
-        for attribute in [one for one in used if one not in self._attributes]:
-            with problems.at(f"{self.json_path}: annotation {used[attribute]}"):
+        self._used: dict[Any, Any] = {}
+        return {"attributes": self._attribute, "annotations": self._look}
+
+    def _attribute(self, record: Any) -> None:
+        self._attributes[take_id(record, "id")] = wording.readable(text_of(take(record, "name", str)))
+
+    def _look(self, record: Any) -> None:
+        if isinstance(record, dict) and record.get("attribute_ids") is not None:
+            self._used.update(dict.fromkeys(take(record, "attribute_ids", list), record.get("id")))
+
+    def check_further(self, problems: Problems) -> None:
+        """No annotation may have an attribute that is not there."""
+        for attribute in [one for one in self._used if one not in self._attributes]:
+            with problems.at(f"{self.json_path}: annotation {self._used[attribute]}"):
                 raise ValueError(f"has attribute id {attribute}, which is not among the attributes")
             self._attributes[attribute] = "something else"

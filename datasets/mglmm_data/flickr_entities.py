@@ -114,6 +114,9 @@ class FlickrEntities:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"flickr30k/{self._packed[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with questions drawn by (seed, index, epoch); its regions are boxes.
 
@@ -129,9 +132,10 @@ class FlickrEntities:
         )
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=regions,
             conversations=tuple(self._tell(sentences, rng)),
-            id=f"flickr30k/{name}",
+            id=self.id_of(index),
             meta={
                 "source": "flickr_entities",
                 "image_id": name,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mglmm_data.images import load_image
+from mglmm_data.images import load_image, load_photo
 from mglmm_data.masks import Size
 from mglmm_data.reading import OnError, Problems
 from mglmm_data.sample import Region, Sample
@@ -114,6 +114,9 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self._pictures)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.root.name}/{self._pictures[index][0].stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with questions drawn by (seed, index, epoch); `Region.label` is the phrase.
 
@@ -121,7 +124,7 @@ class FolderSource:
             ValueError: an image or a mask is damaged, a mask is empty, not black and white, or of another size.
         """
         path, files = self._pictures[index]
-        loaded = load_image(path)
+        loaded = load_photo(path)
         regions: list[Region] = []
         named: list[Named] = []
         for phrase, masks in files.items():
@@ -132,9 +135,10 @@ class FolderSource:
         conversations = self._teller.tell(named, (), rng, regions=regions)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=conversations,
-            id=f"{self.root.name}/{path.stem}",
+            id=self.id_of(index),
             meta={
                 "source": "folder",
                 "file": str(path),

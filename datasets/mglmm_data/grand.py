@@ -25,11 +25,11 @@ from mglmm_data.annotation import (
     asked,
     check_turns,
     choose,
-    draw_segmentation,
     folders,
     ground,
     locate,
     refer,
+    region_of,
     unquoted,
 )
 from mglmm_data.grandf import find_phrase
@@ -95,6 +95,9 @@ class GranDSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"GranD/{self.form}/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with conversations drawn by (seed, index, epoch). A json is read here and not before.
 
@@ -121,9 +124,10 @@ class GranDSource:
                 raise ValueError(f"{path}: {subject[0]!r}: {error}; correct or remove it") from error
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"GranD/{self.form}/{path.stem}",
+            id=self.id_of(index),
             meta={
                 "source": "grand",
                 "image_id": Path(told.image).stem,
@@ -246,7 +250,4 @@ def _region(item: dict[str, Any], size: Size, label: str, notes: list[str]) -> R
         box, cut = read_box(take(item, "bbox", list), size, "xyxy", clip=True)  # a detector's, some leave the image
         notes += [f"the box of {label!r} is cut at the border"] * cut
         return Region(size=size, box=box, label=label)
-    mask = draw_segmentation(item["segmentation"], size)
-    if not mask.any():
-        raise ValueError("its mask covers no pixel")
-    return Region.of_mask(mask, label)
+    return region_of(item["segmentation"], size, label)

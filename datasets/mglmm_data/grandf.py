@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mglmm_data import masks, wording
-from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, draw_segmentation, ground, locate, unquoted
+from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, ground, locate, rle_of, unquoted
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_id, take_size
@@ -154,6 +154,9 @@ class GranDfSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"GCG-{self.form}/{self.split}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with its caption; the question is drawn by (seed, index, epoch).
 
@@ -168,20 +171,22 @@ class GranDfSource:
         spans: list[Span] = []
         for start, end, way in marks:
             try:
-                found = [draw_segmentation(segmentation, loaded.size) for segmentation in self._segmentations(way)]
-                if not masks.union(found, loaded.size).any():
+                found = [rle_of(segmentation, loaded.size) for segmentation in self._segmentations(way)]
+                found = [rle for rle in found if masks.area_of(rle)]
+                if not found:
                     raise ValueError("its mask covers no pixel")
             except ValueError as error:
                 raise ValueError(f"{where}: phrase {caption[start:end]!r}: {error}; correct or remove it") from error
-            new = [mask for mask in found if mask.any()] if self.apart else [masks.union(found, loaded.size)]
-            places = self._place(regions, [Region.of_mask(mask, caption[start:end]) for mask in new])
+            new = found if self.apart else [masks.merged(found, loaded.size)]
+            places = self._place(regions, [Region(loaded.size, rle=rle, label=caption[start:end]) for rle in new])
             spans.append(Span(start, end, places))
         grounded = ground(caption, spans)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=(self._tell(grounded, np.random.default_rng([self.seed, index, epoch])),),
-            id=f"GCG-{self.form}/{self.split}/{name}",
+            id=self.id_of(index),
             meta={
                 "source": f"gcg-{self.form}",
                 "image_id": Path(file).stem,

@@ -117,6 +117,9 @@ class GritSource:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{self._packed[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The record at `index`; whether its given regions are points or boxes is drawn by (seed, index, epoch).
 
@@ -145,9 +148,10 @@ class GritSource:
                 turns.append(Turn("user", text, mentions=tuple(Mention(s, e, found[0]) for s, e, found in spans)))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=(Conversation(tuple(turns), task="grit", kind=dataset),),
-            id=f"{self.path.stem}/{identity}",
+            id=self.id_of(index),
             meta={
                 "source": "grit",
                 "file": path,

@@ -7,12 +7,16 @@ decoded.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,7 +44,7 @@ class ImageError(ValueError):
 class LoadedImage:
     """`pixels` are `uint8[H, W, 3]` RGB, upright; `notes` say what was changed for that; `path` is "" for objects.
 
-    `full_size` is the file's own (H, W), px, where `load_image` was asked for less than all of it.
+    `full_size` is the picture's own (H, W), px, where it was decoded smaller than it is: annotations are in its pixels.
     """
 
     pixels: np.ndarray
@@ -50,16 +54,43 @@ class LoadedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W), px."""
-        return int(self.pixels.shape[0]), int(self.pixels.shape[1])
+        """(H, W) of the picture, px, however small it was decoded."""
+        return self.full_size or (int(self.pixels.shape[0]), int(self.pixels.shape[1]))
 
 
-def load_image(image: ImageLike | LoadedImage, *, least: int | None = None) -> LoadedImage:
+Sides = tuple[int, int]
+"""A picture's longer and shorter side, px."""
+_NEEDED: ContextVar[Sides | None] = ContextVar("needed", default=None)
+
+
+@contextmanager
+def as_large_as(longer: int, shorter: int = 1) -> Iterator[None]:
+    """Within, photographs of samples are decoded no larger than who reads them needs; what they show stays the same.
+
+    A JPEG whose longer and shorter side stay so long (px) is decoded at 1/2, 1/4 or 1/8 of its size, which is faster
+    and takes less memory. `Sample.size` and all regions stay in pixels of the whole picture.
+    """
+    if min(longer, shorter) < 1:
+        raise ValueError(f"needed are {longer} and {shorter} px; a picture has at least one pixel a side")
+    token = _NEEDED.set((longer, shorter))
+    try:
+        yield
+    finally:
+        _NEEDED.reset(token)
+
+
+def load_photo(path: str | Path) -> LoadedImage:
+    """The photograph of a sample, as large as it is needed (`as_large_as`); `load_image` is for masks and users."""
+    return _from_file(Path(path), _NEEDED.get())
+
+
+def load_content(content: bytes, name: str) -> LoadedImage:
+    """As `load_photo`, from the bytes of a file, which `name` stands for in errors."""
+    return _read(io.BytesIO(content), name, "", _NEEDED.get())
+
+
+def load_image(image: ImageLike | LoadedImage) -> LoadedImage:
     """Load a picture from a path, a Pillow image or an array; one that is loaded stays as it is.
-
-    Args:
-        least: px; a JPEG file whose longer side would still be of so many is decoded at 1/2, 1/4 or 1/8 of its size,
-            which is faster and takes less memory; `full_size` then tells the size of the file.
 
     Returns:
         `uint8[H, W, 3]` RGB with EXIF rotation applied, alpha laid over white, 16 bits scaled to 8 (65535 becomes 255).
@@ -71,7 +102,7 @@ def load_image(image: ImageLike | LoadedImage, *, least: int | None = None) -> L
     if isinstance(image, LoadedImage):
         return image
     if isinstance(image, (str, Path)):
-        return _from_file(Path(image), least)
+        return _from_file(Path(image), None)
     if isinstance(image, Image.Image):
         _check_size(image.size, "the image")
         return _from_pillow(image, "the image", path="")
@@ -80,20 +111,29 @@ def load_image(image: ImageLike | LoadedImage, *, least: int | None = None) -> L
     raise ImageError(f"an image is a path, a PIL.Image or a numpy array, not {type(image).__name__}")
 
 
-def _from_file(path: Path, least: int | None) -> LoadedImage:
+def _from_file(path: Path, needed: Sides | None) -> LoadedImage:
     name = os.fsencode(path).decode("utf-8", "replace")  # what is said; not every file's name is text
     if path.is_dir():
         raise ImageError(f"{name} is a folder; give the path of one image file")
     try:
         if path.stat().st_size == 0:
             raise ImageError(f"{name} is empty (0 bytes); copy or download it again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of MAX_PIXELS on
-            opened = Image.open(path, formats=FORMATS)
+        file = path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(f"{name} does not exist; check the path") from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read; check its permissions") from error
+    except OSError as error:
+        raise ImageError(f"{name} cannot be opened ({error.strerror}); check the path") from error
+    with file:
+        return _read(file, name, name, needed)
+
+
+def _read(file: IO[bytes], name: str, path: str, needed: Sides | None) -> LoadedImage:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from half of MAX_PIXELS on
+            opened = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         found = re.search(r"\d+", str(error))
         count = f"{int(found[0]) / 1e6:,.0f} megapixels" if found else "too many pixels"
@@ -104,22 +144,16 @@ def _from_file(path: Path, least: int | None) -> LoadedImage:
         raise ImageError(
             f"{name} is not an image that can be read, or its beginning is damaged; save it as PNG or JPEG"
         ) from error
-    except ImageError:
-        raise
-    except OSError as error:
-        if error.errno is None:  # Pillow's own
-            raise ImageError(f"{name} is damaged ({error}); copy or download it again, or save it anew") from error
-        raise ImageError(f"{name} cannot be opened ({error.strerror}); check the path") from error
     except Exception as error:  # a damaged header: decoders raise struct.error, SyntaxError, EOFError, KeyError ...
         raise ImageError(f"{name} is damaged ({error}); copy or download it again, or save it anew") from error
     with opened:
         _check_size(opened.size, name)
-        if opened.format == "JPEG" and (decoded := _decode_jpeg(opened, path, least)) is not None:
+        if opened.format == "JPEG" and (decoded := _decode_jpeg(opened, file, path, needed)) is not None:
             return decoded
-        return _from_pillow(opened, name, path=name)
+        return _from_pillow(opened, name, path=path)
 
 
-def _decode_jpeg(opened: Image.Image, path: Path, least: int | None) -> LoadedImage | None:
+def _decode_jpeg(opened: Image.Image, file: IO[bytes], path: str, needed: Sides | None) -> LoadedImage | None:
     """A plain JPEG through OpenCV: the pixels that Pillow gives in two thirds of the time, or fewer of them.
 
     None for what needs Pillow's care: CMYK, rotation, several frames, no end marker (OpenCV fills what is cut off
@@ -131,11 +165,13 @@ def _decode_jpeg(opened: Image.Image, path: Path, least: int | None) -> LoadedIm
         return None
     if opened.getexif().get(EXIF_ORIENTATION, 1) != 1:
         return None
-    content = path.read_bytes()
+    file.seek(0)
+    content = file.read()
     if not content.rstrip(b"\0").endswith(b"\xff\xd9"):
+        file.seek(0)
         return None
-    longer, factor = max(opened.size), 1
-    while least is not None and factor < 8 and longer // (2 * factor) >= least:
+    longer, shorter, factor = max(opened.size), min(opened.size), 1
+    while needed and factor < 8 and longer // (2 * factor) >= needed[0] and shorter // (2 * factor) >= needed[1]:
         factor *= 2
     flags = {
         1: cv2.IMREAD_COLOR,
@@ -147,7 +183,7 @@ def _decode_jpeg(opened: Image.Image, path: Path, least: int | None) -> LoadedIm
     if pixels is None:
         return None
     full = (opened.size[1], opened.size[0]) if factor > 1 else None
-    return LoadedImage(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), path=str(path), full_size=full)
+    return LoadedImage(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), path=path, full_size=full)
 
 
 def _check_size(size: tuple[int, int], name: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.lines import from_record
 from mglmm_data.reading import OnError, Pictures, Problems
 from mglmm_data.record import SampleRecord, parse_record, schema
@@ -36,8 +36,6 @@ class JsonlSource:
             as in `CocoSource`.
         mirror: for the augmentation, where a line's `meta` does not say it: mirroring swaps left and right in the text
             ("swap"), or is not done ("off"); by default "swap" for drawn questions, "off" for written ones.
-        least: px; JPEG pictures are decoded at 1/2, 1/4 or 1/8 where their longer side stays at least so long, and the
-            regions are made as small: for a model that reads no more than this.
         on_error: a line that is malformed is an error (`fail`), or left out and kept in `problems.found` (`count`).
 
     Raises:
@@ -56,13 +54,12 @@ class JsonlSource:
         object_name: str = "object",
         seed: int = 0,
         mirror: str | None = None,
-        least: int | None = None,
         on_error: OnError = "fail",
     ) -> None:
         if kind not in ("instances", "parts"):
             raise ValueError(f"kind is {kind!r}{near(kind, ('instances', 'parts'))}")
         self.path = Path(path) / "samples.jsonl" if Path(path).is_dir() else Path(path)
-        self.seed, self.kind, self.mirror, self.least = seed, kind, mirror, least
+        self.seed, self.kind, self.mirror = seed, kind, mirror
         self.problems = Problems(on_error)
         self._pictures = Pictures(image_root if image_root is not None else self.path.parent)
         self._lines, labels = self._index()
@@ -106,6 +103,13 @@ class JsonlSource:
     def __len__(self) -> int:
         return len(self._lines)
 
+    def id_of(self, index: int) -> str:
+        """The `id` of a line; of one without, or that is not of the format, the file and its number."""
+        try:
+            return self._name(self.record(index)[0], index)
+        except ValueError:  # the sample tells, when it is asked for
+            return f"{self.path.stem}/{index}"
+
     def record(self, index: int) -> tuple[SampleRecord, str]:
         """A line as a record, and its place ("FILE: line 7") for messages.
 
@@ -130,8 +134,8 @@ class JsonlSource:
         """
         record, where = self.record(index)
         try:
-            loaded = load_image(self._pictures.find(record.image), least=self.least)
-            sample = from_record(record, loaded.pixels, self.path.parent, loaded.full_size)
+            loaded = load_photo(self._pictures.find(record.image))
+            sample = from_record(record, loaded, self.path.parent)
             if record.conversations is None:
                 sample = self._tell(sample, np.random.default_rng([self.seed, index, epoch]))
         except ValueError as error:
@@ -139,7 +143,10 @@ class JsonlSource:
         mirror = self.mirror or ("swap" if record.conversations is None else "off")
         meta = {"source": "jsonl", "mirror": mirror, **sample.meta, "file": loaded.path}
         meta["notes"] = tuple(dict.fromkeys([*sample.meta.get("notes", ()), *loaded.notes]))
-        return replace(sample, id=sample.id or f"{self.path.stem}/{index}", meta=meta)
+        return replace(sample, id=self._name(record, index), meta=meta)
+
+    def _name(self, record: SampleRecord, index: int) -> str:
+        return record.id or f"{self.path.stem}/{index}"
 
     def _tell(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """The sample with questions drawn from its labels; equal labels are one phrase, in reading order."""

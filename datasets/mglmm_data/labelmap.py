@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.masks import Size
 from mglmm_data.reading import Problems
@@ -148,18 +148,21 @@ class LabelMaps(Annotated):
     def __len__(self) -> int:
         return len(self._images)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.source}/{Path(self._labels[index]).stem}"
+
     def scene(self, index: int) -> Scene:
         """The classes of a label map, each as one mask."""
-        loaded = load_image(self._images[index])
+        loaded = load_photo(self._images[index])
         labels = read_labels(self._labels[index], loaded.size)
-        return self.scene_of(loaded, self._items(labels, self._labels[index]), Path(self._labels[index]).stem)
+        return self.scene_of(loaded, self._items(labels, self._labels[index]))
 
-    def scene_of(self, image, items: Sequence[Item], stem: str) -> Scene:
+    def scene_of(self, image, items: Sequence[Item]) -> Scene:
         """A scene; a name covers those that end with it: `wall` beside `brick wall` is not all of the walls."""
         here = {item.name for item in items}
         wider = {name for name in self.names if any(other.endswith(f" {name}") for other in here)}
         absent = [name for name in self.names if name not in here | wider | self._vague]
-        return Scene(image, items, f"{self.source}/{stem}", incomplete=wider & here, absent=absent)
+        return Scene(image, items, incomplete=wider & here, absent=absent)
 
     def _items(self, labels: np.ndarray, path: str) -> list[Item]:
         items = []

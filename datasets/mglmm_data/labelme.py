@@ -13,6 +13,7 @@ import binascii
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from PIL import Image
 
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
-from mglmm_data.images import LoadedImage, load_image
+from mglmm_data.images import LoadedImage, load_content, load_photo
 from mglmm_data.index import Strings
 from mglmm_data.masks import Rle, Size
 from mglmm_data.reading import Problems, read_json, shown, take, take_line
@@ -91,6 +92,9 @@ class LabelmeSource(Annotated):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def id_of(self, index: int) -> str:
+        return f"labelme/{Path(self._paths[index]).stem}"
+
     def scene(self, index: int) -> Scene:
         """The objects of a file: its shapes, joined where they share label and group."""
         path = Path(self._paths[index])
@@ -112,7 +116,7 @@ class LabelmeSource(Annotated):
             Item(name, masks.merged(rles, loaded.size), record=f"shape {number}")
             for (name, number), rles in grouped.items()
         ]
-        return Scene(loaded, items, f"labelme/{path.stem}")
+        return Scene(loaded, items)
 
     def _check(self, number: int, shape: Any) -> str:
         """The words of a shape; "" where it is no target."""
@@ -150,13 +154,12 @@ class LabelmeSource(Annotated):
 
     def _load(self, path: Path, data: Mapping[str, Any]) -> LoadedImage:
         if not data.get("imageData"):
-            return load_image(self._image(path, data))
+            return load_photo(self._image(path, data))
         try:
-            picture = Image.open(io.BytesIO(base64.b64decode(data["imageData"], validate=True)))
-            loaded = load_image(picture)
-        except (OSError, binascii.Error, TypeError, ValueError) as error:
+            content = base64.b64decode(data["imageData"], validate=True)
+            return replace(load_content(content, "the picture"), path=str(path))
+        except (binascii.Error, TypeError, ValueError) as error:
             raise ValueError(f"{path}: its imageData is damaged ({error}); save the file again") from error
-        return LoadedImage(loaded.pixels, loaded.notes, str(path))
 
 
 def shape_rle(shape: Mapping[str, Any], size: Size) -> Rle:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mglmm_data import masks
 from mglmm_data.folder import read_mask
+from mglmm_data.images import LoadedImage
 from mglmm_data.masks import Rle, Size
 from mglmm_data.reading import SLACK, Pictures, shown
 from mglmm_data.record import MentionRecord, PhraseRecord, RegionRecord, SampleRecord, TurnRecord
@@ -73,32 +73,34 @@ def _plain(value: Any, where: str) -> Any:
     raise ValueError(f"{where}: meta holds {shown(value)}, which json does not know; turn it into text or numbers")
 
 
-def from_record(record: SampleRecord, image: np.ndarray, folder: Path, full: Size | None = None) -> Sample:
-    """The sample of a record and its picture, uint8[H, W, 3].
-
-    Args:
-        folder: where the paths of masks count from.
-        full: (H, W) of the picture's file, px, where `image` was decoded smaller; the regions are made as small.
+def from_record(record: SampleRecord, loaded: LoadedImage, folder: Path) -> Sample:
+    """The sample of a record and its picture; `folder` is where the paths of masks count from.
 
     Raises:
         ValueError: the picture is of another size, a region leaves it or is damaged, a phrase is not in its text or is
             there more than once, or anything else that `Sample` refuses.
     """
-    size = full or (int(image.shape[0]), int(image.shape[1]))
+    size = loaded.size
     if record.size is not None and record.size != size:
         raise ValueError(f"is for an image of {record.size} (height, width), {record.image} is {size}")
     regions = []
     for number, region in enumerate(record.regions):
         try:
-            read = _read_region(region, size, folder)
-            regions.append(read if full is None else _shrunk(read, (int(image.shape[0]), int(image.shape[1]))))
+            regions.append(_read_region(region, size, folder))
         except ValueError as error:
             raise ValueError(f"region {number}: {error}") from None
     conversations = tuple(
         Conversation(tuple(_read_turn(turn) for turn in item.turns), task=item.task, kind=item.kind)
         for item in record.conversations or ()
     )
-    return Sample(image, tuple(regions), conversations, id=record.id, meta=_frozen(record.meta))
+    return Sample(
+        image=loaded.pixels,
+        full_size=loaded.full_size,
+        regions=tuple(regions),
+        conversations=conversations,
+        id=record.id,
+        meta=_frozen(record.meta),
+    )
 
 
 def _read_region(record: RegionRecord, size: Size, folder: Path) -> Region:
@@ -120,21 +122,6 @@ def _read_region(record: RegionRecord, size: Size, folder: Path) -> Region:
         return Region.of_mask(masks.from_polygons(record.polygons, size), record.label)
     scribble = tuple(record.scribble) if record.scribble is not None else None
     return Region(size, box=record.box, point=record.point, scribble=scribble, label=record.label)
-
-
-def _shrunk(region: Region, size: Size) -> Region:
-    """A region in the frame of the same picture at `size` (H, W); a mask keeps the pixels that it covers by half."""
-    down, across = size[0] / region.size[0], size[1] / region.size[1]
-    if region.rle is not None:
-        share = cv2.resize(region.mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
-        return Region.of_mask(share >= 0.5, region.label)
-    if region.box is not None:
-        x1, y1, x2, y2 = region.box
-        return Region(size, box=(x1 * across, y1 * down, x2 * across, y2 * down), label=region.label)
-    points = tuple((x * across, y * down) for x, y in region.scribble or ((region.point,) if region.point else ()))
-    if region.scribble is not None:
-        return Region(size, scribble=points, label=region.label)
-    return Region(size, point=points[0], label=region.label)
 
 
 def _read_turn(record: TurnRecord) -> Turn:

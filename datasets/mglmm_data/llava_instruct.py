@@ -62,6 +62,9 @@ class LlavaInstruct:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{self._packed[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The record at `index`, the same in every epoch.
 
@@ -73,9 +76,10 @@ class LlavaInstruct:
         turns = tuple(Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(texts))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=(),
             conversations=(Conversation(turns, task="chat"),),
-            id=f"{self.path.stem}/{identity}",
+            id=self.id_of(index),
             meta={
                 "source": "llava_instruct",
                 "file": path,

@@ -15,7 +15,7 @@ import numpy as np
 
 from mglmm_data import masks
 from mglmm_data.annotated import Item, Scene
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import LabelMaps, first_folder, pair, read_labels
 from mglmm_data.reading import Problems, read_json, take, take_line
@@ -81,7 +81,7 @@ class MapillarySource(LabelMaps):
         """The classes of an image, and the instances of those that have them."""
         if self._instances is None:
             return super().scene(index)
-        loaded = load_image(self._images[index])
+        loaded = load_photo(self._images[index])
         path = self._instances[index]
         codes = read_labels(path, loaded.size).astype(np.int32)
         items = []
@@ -91,7 +91,7 @@ class MapillarySource(LabelMaps):
                 continue
             inside = masks.decode(item.rle)
             items += [Item(item.name, masks.encode(inside & (codes == code))) for code in np.unique(codes[inside])]
-        return self.scene_of(loaded, items, Path(path).stem)
+        return self.scene_of(loaded, items)
 
 
 def read_config(root: str | Path, version: str) -> tuple[dict[int, str], set[str]]:

@@ -108,6 +108,9 @@ class MgscSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"MGSC/{self.split}/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with nodes drawn by (seed, index, epoch); `Region.label` is the key's label.
 
@@ -145,9 +148,10 @@ class MgscSource:
             conversations.append(Conversation(turns, task="caption", kind="root" if root else "subtree"))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"MGSC/{self.split}/{Path(name).stem}",
+            id=self.id_of(index),
             meta={
                 "source": "mgscdata",
                 "image_id": Path(path).stem,

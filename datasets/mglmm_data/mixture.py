@@ -5,14 +5,17 @@ multiplicities, in epochs that hold each source so many times whole. Either orde
 number of earlier draws from a source. A source's draws run through permutations of its indices, one after the other.
 The permutation is a keyed Feistel network (format-preserving encryption by cycle walking, Black & Rogaway 2002): it
 costs the same for 40 photographs and for ten million worlds, and depends on no library's random numbers.
+
+Shards are drawn by the same rule with another permutation (`ShardOrder`): shard by shard, shuffled in windows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +43,38 @@ def permute(position: int, length: int, key: str) -> int:
         position = left << bits | right
         if position < length:
             return position
+
+
+class ShardOrder:
+    """A permutation of samples that lie in shards: near each other in the order is near each other in the files.
+
+    The shards are permuted and laid end to end, and each window of `buffer` consecutive samples is shuffled. A window
+    is to disk and network what a shuffle buffer is, but a position is known in closed form.
+
+    Args:
+        lengths: samples in each shard.
+        buffer: samples that are shuffled together, at least 1.
+    """
+
+    def __init__(self, lengths: Sequence[int], buffer: int) -> None:
+        self.lengths, self.buffer = list(lengths), buffer
+        self._ends = list(accumulate(self.lengths))
+        self._line = lru_cache(maxsize=2)(self._laid)
+
+    def __call__(self, position: int, key: str) -> int:
+        """The index at a position of the order that `key` chooses."""
+        window, place = divmod(position, self.buffer)
+        size = min(self.buffer, self._ends[-1] - window * self.buffer)
+        along = window * self.buffer + permute(place, size, f"{key}:{window}")
+        order, ends = self._line(key)
+        which = bisect_right(ends, along)
+        return self._ends[order[which]] - ends[which] + along
+
+    def _laid(self, key: str) -> tuple[list[int], list[int]]:
+        """The shards' order, and where each ends when they are laid end to end."""
+        count = len(self.lengths)
+        order = [permute(place, count, f"{key}:shards") for place in range(count)]
+        return order, list(accumulate(self.lengths[number] for number in order))
 
 
 class Mixture:
@@ -125,9 +160,19 @@ class Mixture:
             before = [epoch * count + begin for count, begin in zip(self._counts, before, strict=True)]
         name, length = self._names[which], self._lengths[which]
         epoch, position = divmod(before[which] + earlier, length)
-        order = getattr(self.sources[name], "shard_order", None)
+        order: ShardOrder | None = getattr(self.sources[name], "order", None)
         key = f"{self.seed}:{name}:{epoch}"
         return name, permute(position, length, key) if order is None else order(position, key), epoch
+
+    def fetch(self, steps: Iterable[int]) -> None:
+        """Tell sources that lie far away which samples come next: one request for all, instead of one for each."""
+        wanted: dict[str, list[int]] = {}
+        for step in steps if any(hasattr(source, "fetch") for source in self.sources.values()) else ():
+            name, index, _ = self.at(step)
+            wanted.setdefault(name, []).append(index)
+        for name, indices in wanted.items():
+            if (fetch := getattr(self.sources[name], "fetch", None)) is not None:
+                fetch(indices)
 
     def sample(self, step: int) -> Sample:
         """The sample of this rank's draw number `step`."""

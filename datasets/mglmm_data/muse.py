@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import Span, check_segmentation, check_turns, choose, draw_segmentation, ground, locate
+from mglmm_data.annotation import Span, check_segmentation, check_turns, choose, ground, locate, region_of
 from mglmm_data.index import Records, walk
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, take, take_line, take_size
 from mglmm_data.sample import Conversation, Grounding, Region, Sample, Turn, compose
@@ -127,6 +127,9 @@ class MuseSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"MUSE/{self.split}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with questions drawn by (seed, index, epoch); every target is a region.
 
@@ -145,13 +148,11 @@ class MuseSource:
             places: list[int] = []
             for target in targets:
                 try:
-                    mask = draw_segmentation(target["segmentation"], loaded.size)
+                    region = region_of(target["segmentation"], loaded.size, called(target))
                 except ValueError as error:
                     raise ValueError(f"{where}: question {question}: {error}; correct or remove it") from error
-                if not mask.any():
-                    raise ValueError(f"{where}: question {question}: a target covers no pixel; correct or remove it")
                 places.append(len(regions))
-                regions.append(Region.of_mask(mask, called(target)))
+                regions.append(region)
             try:
                 text, phrases = self._answer(record, question, targets, places, regions)
             except ValueError as error:
@@ -161,9 +162,10 @@ class MuseSource:
             conversations.append(Conversation(turns, task="reasoning", kind=kind))
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"MUSE/{self.split}/{number}",
+            id=self.id_of(index),
             meta={
                 "source": "muse",
                 "image_id": Path(file).stem,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, draw_segmentation
+from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, region_of
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_line, take_size
@@ -126,6 +126,9 @@ class OspreySource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`; regions are the masks, and questions mention them.
 
@@ -141,9 +144,10 @@ class OspreySource:
         rng = np.random.default_rng([self.seed, index, epoch])
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=regions,
             conversations=self._tell(said, len(regions), loose, rng),
-            id=f"{self.path.stem}/{number}",
+            id=self.id_of(index),
             meta={
                 "source": "osprey",
                 "image_id": Path(file).stem,
@@ -157,12 +161,9 @@ class OspreySource:
 
     def _region(self, segmentation: Any, size: Size, where: str) -> Region:
         try:
-            mask = draw_segmentation(segmentation, size)
-            if not mask.any():
-                raise ValueError("a region covers no pixel")
+            return region_of(segmentation, size)
         except ValueError as error:
             raise ValueError(f"{where}: {error}; correct or remove it") from error
-        return Region.of_mask(mask)
 
     def _tell(self, said: list[Said], count: int, loose: bool, rng: np.random.Generator) -> tuple[Conversation, ...]:
         if loose:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from mglmm_data.images import LoadedImage, load_image
+from mglmm_data.images import LoadedImage, load_photo
 from mglmm_data.masks import Size
 from mglmm_data.sample import Box
 from mglmm_data.telling import near
@@ -293,9 +293,19 @@ class Pictures:
         return self._listed[folder]
 
 
+def with_both_halves(roots: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Image folders, and with each the `VG_100K` and `VG_100K_2` in it or beside it: the images come in two parts."""
+    given = [Path(roots)] if isinstance(roots, (str, Path)) else [Path(root) for root in roots]
+    halves = [root / half for root in given for half in ("VG_100K", "VG_100K_2")]
+    halves += [
+        root.parent / half for root in given if root.name.startswith("VG_100K") for half in ("VG_100K", "VG_100K_2")
+    ]
+    return list(dict.fromkeys([*given, *(half for half in halves if half.is_dir())]))
+
+
 def load_picture(path: str | Path, size: Size | None, where: str) -> LoadedImage:
     """Load a picture and check it against the size (H, W) of its annotation, if that has one."""
-    loaded = load_image(path)
+    loaded = load_photo(path)
     if size is not None and loaded.size != tuple(size):
         raise ValueError(
             f"{where}: the annotation is for {tuple(size)} (height, width), {path} is {loaded.size}; "

@@ -105,6 +105,9 @@ class ReasonSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"ReasonSeg/{self.split}/{self._entries[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with texts drawn by (seed, index, epoch); region 0 is the target.
 
@@ -129,9 +132,10 @@ class ReasonSource:
         rng = np.random.default_rng([self.seed, index, epoch])
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(self._tell(text, sentence, why, rng) for text in choose(texts, self.turns, rng)),
-            id=f"ReasonSeg/{self.split}/{stem}",
+            id=self.id_of(index),
             meta={
                 "source": "reasonseg",
                 "image_id": stem,

@@ -118,6 +118,9 @@ class RecSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{Path(self._entries[index][0]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with expressions drawn by (seed, index, epoch); a region is an expression's box.
 
@@ -131,12 +134,13 @@ class RecSource:
         rng = np.random.default_rng([self.seed, index, epoch])
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(Region(size=loaded.size, box=box) for box in boxes),
             conversations=tuple(
                 refer(text, (boxes.index(tuple(box)),), rng, wordings="box", task="box")
                 for box, text in choose(items, self.turns, rng)
             ),
-            id=f"{self.path.stem}/{Path(file).stem}",
+            id=self.id_of(index),
             meta={
                 "source": "rec",
                 "image_id": Path(file).stem,

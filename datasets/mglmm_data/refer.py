@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mglmm_data.annotation import check_segmentation, check_turns, choose, draw_segmentation, folders, locate
+from mglmm_data.annotation import check_segmentation, check_turns, choose, folders, locate, region_of
 from mglmm_data.annotation import refer as ask
 from mglmm_data.index import Records, text_of, walk
 from mglmm_data.masks import Size
@@ -185,6 +185,9 @@ class ReferSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.dataset}/{self.split}/{self._entries[index][0][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with expressions drawn by (seed, index, epoch).
 
@@ -206,12 +209,13 @@ class ReferSource:
         told = choose([(ref, rows, text) for ref, rows, texts in refs for text in texts], self.turns, rng)
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions[old] for old in order),
             conversations=tuple(
                 ask(text, tuple(sorted(place[row] for row in rows)), rng, wordings=self.wordings)
                 for _, rows, text in told
             ),
-            id=f"{self.dataset}/{self.split}/{image_id}",
+            id=self.id_of(index),
             meta={
                 "source": self.dataset,
                 "image_id": image_id,
@@ -227,12 +231,9 @@ class ReferSource:
     def _region(self, annotation: Mapping[str, Any], size: Size) -> Region:
         where = f"{self.instances_path}: annotation {annotation['id']}"
         try:
-            mask = draw_segmentation(annotation["segmentation"], size)
+            return region_of(annotation["segmentation"], size, self._names.get(annotation.get("category_id"), ""))
         except ValueError as error:
             raise ValueError(f"{where}: {error}; correct or remove it") from error
-        if not mask.any():
-            raise ValueError(f"{where}: its segmentation covers no pixel; correct or remove it")
-        return Region.of_mask(mask, self._names.get(annotation.get("category_id"), ""))
 
 
 def named(record: Any, key: str, place: str) -> Any:

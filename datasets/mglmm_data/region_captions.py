@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data.annotation import check_turns
-from mglmm_data.asking import check_weights, draw, given, question, told
+from mglmm_data.asking import check_weights
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     OnError,
@@ -31,10 +31,10 @@ from mglmm_data.reading import (
     take_line,
     take_list,
     take_size,
+    with_both_halves,
 )
-from mglmm_data.sample import Region, Sample, compose
-from mglmm_data.visual_genome import DESCRIBE, with_both_halves
-from mglmm_data.world import templates
+from mglmm_data.sample import Sample
+from mglmm_data.visual_genome import ask_about
 
 
 class RegionCaptions:
@@ -116,6 +116,9 @@ class RegionCaptions:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"{self.path.stem}/{Path(self._packed[index][0]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The picture at `index` with questions drawn by (seed, index, epoch); `Region.label` is a region's text.
 
@@ -123,29 +126,20 @@ class RegionCaptions:
             ValueError: the image is damaged, or of another size than the json says.
         """
         file, (height, width), items = self._packed[index]
+        told: list[Any] = items
         size = (height, width)
         loaded = load_picture(file, size, f"{self.path}: image {Path(file).name}")
         rng = np.random.default_rng([self.seed, index, epoch])
-        regions, conversations = [], []
-        told_of: list[Any] = items
-        for task, (box, text) in draw(dict.fromkeys(self.tasks, told_of), self.tasks, self.turns, rng):
-            last = len(regions)
-            if task == "locate":
-                regions.append(Region(size, box=tuple(box), label=text))
-                words = text.rstrip(" .")
-                asked, (answer, phrases) = (
-                    question(templates.FIND_BOX, rng, x=words),
-                    compose((words, (last,)), "."),
-                )
-            else:
-                regions.append(given(tuple(box), size, self.point_share, rng, text))
-                asked, answer, phrases = question(DESCRIBE, rng, (last,)), text, ()
-            conversations.append(told(asked, answer, phrases, task=task))
+        subjects = dict.fromkeys(self.tasks, told)
+        regions, conversations = ask_about(
+            subjects, self.tasks, self.turns, size, self.point_share, rng, as_written=True
+        )
         return Sample(
             image=loaded.pixels,
-            regions=tuple(regions),
-            conversations=tuple(conversations),
-            id=f"{self.path.stem}/{Path(file).stem}",
+            full_size=loaded.full_size,
+            regions=regions,
+            conversations=conversations,
+            id=self.id_of(index),
             meta={
                 "source": "region_captions",
                 "file": file,

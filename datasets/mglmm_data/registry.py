@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from mglmm_data.coco import CocoSource
 from mglmm_data.coco_panoptic import CocoPanopticSource
 from mglmm_data.cocostuff import CocoStuffSource
 from mglmm_data.dci import DciSource
+from mglmm_data.drop import Dropping
 from mglmm_data.eval_inputs import Benchmark
 from mglmm_data.fashionpedia import FashionpediaSource
 from mglmm_data.flickr_entities import FlickrEntities
@@ -34,6 +36,7 @@ from mglmm_data.muse import MuseSource
 from mglmm_data.osprey import OspreySource
 from mglmm_data.paco import PacoSource
 from mglmm_data.pascal_part import PascalPartSource
+from mglmm_data.reading import Problems
 from mglmm_data.reasonseg import ReasonSource
 from mglmm_data.rec import RecSource
 from mglmm_data.refer import ReferSource
@@ -50,11 +53,16 @@ from mglmm_data.yolo import YoloSource
 
 @runtime_checkable
 class Source(Protocol):
-    """What training and evaluation read: a length, and the sample at an index, the same for the same (index, epoch)."""
+    """What training and evaluation read: a length, and the sample at an index, the same for the same (index, epoch).
+
+    `id_of` is the sample's id, known without its picture.
+    """
 
     def __len__(self) -> int: ...
 
     def sample(self, index: int, epoch: int = 0) -> Sample: ...
+
+    def id_of(self, index: int) -> str: ...
 
 
 SOURCES: dict[str, Callable[..., Source]] = {
@@ -99,20 +107,31 @@ SOURCES: dict[str, Callable[..., Source]] = {
 """type -> class; its parameters are the keys of the config."""
 
 
-def make_tolerant_source(spec: Mapping[str, Any], on_error: str) -> Source:
+def make_tolerant_source(spec: Mapping[str, Any], on_error: str, name: str = "") -> Source:
     """`make_source`, where a source that knows `on_error` gets this one unless the spec says another."""
-    if spec.get("type") == "dataset" and "name" in spec:
-        from mglmm_data.resolver import resolve
-
-        spec = resolve(**{key: value for key, value in spec.items() if key != "type"})
+    spec = _resolved(spec)
     kind = SOURCES.get(str(spec.get("type")))
-    if kind is not None and "on_error" in inspect.signature(kind).parameters:
+    if "drop" in spec or (kind is not None and "on_error" in inspect.signature(kind).parameters):
         spec = {"on_error": on_error, **spec}
-    return make_source(spec)
+    return make_source(spec, name)
 
 
-def make_source(spec: Mapping[str, Any]) -> Source:
+def _resolved(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A data set that is named, as the spec of the files that were found."""
+    if spec.get("type") != "dataset":
+        return spec
+    from mglmm_data.resolver import resolve
+
+    if "name" not in spec:
+        raise ValueError("a source of type 'dataset' needs a name, for example {type: dataset, name: refcoco}")
+    return resolve(**{key: value for key, value in spec.items() if key != "type"})
+
+
+def make_source(spec: Mapping[str, Any], name: str = "") -> Source:
     """Build the source that `spec` describes: `type`, and the parameters of that type's class.
+
+    With `drop`, a list of `mglmm check-data --fix-list`, what that names is left out (`drop.Dropping`); `name` is what
+    the source is called, for lists of several.
 
     Raises:
         ValueError: the type or a key is unknown (the near miss is named), a required key is missing, a value is of
@@ -120,20 +139,22 @@ def make_source(spec: Mapping[str, Any]) -> Source:
     """
     if "type" not in spec:
         raise ValueError(f"a source needs a type; known: {', '.join(sorted(SOURCES))}")
-    if spec["type"] == "dataset":
-        from mglmm_data.resolver import resolve
-
-        if "name" not in spec:
-            raise ValueError("a source of type 'dataset' needs a name, for example {type: dataset, name: refcoco}")
-        spec = resolve(**{key: value for key, value in spec.items() if key != "type"})
+    spec = _resolved(spec)
     kind = spec["type"]
     if kind not in SOURCES:
         raise ValueError(f"no source of type {kind!r}{near(kind, SOURCES)}")
+    if "drop" in spec:
+        path, policy = spec["drop"], Problems(spec.get("on_error", "fail")).on_error
+        if not isinstance(path, (str, Path)):
+            raise ValueError(f"drop of a source of type {kind!r} is {path!r}; give the path of a list")
+        knows = "on_error" in inspect.signature(SOURCES[kind]).parameters
+        rest = {key: value for key, value in spec.items() if key not in ("drop", "on_error")}
+        return Dropping(make_source(rest | ({"on_error": "count"} if knows else {})), path, name, policy)
     parameters = inspect.signature(SOURCES[kind], eval_str=True).parameters
     given = {key: value for key, value in spec.items() if key != "type"}
     for key in given:
         if key not in parameters:
-            raise ValueError(f"unknown key {key!r} in a source of type {kind!r}{near(key, parameters)}")
+            raise ValueError(f"unknown key {key!r} in a source of type {kind!r}{near(key, [*parameters, 'drop'])}")
     for key, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and key not in given:
             raise ValueError(f"a source of type {kind!r} needs {key!r}; known: {', '.join(sorted(parameters))}")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import asked, check_turns, draw_segmentation
+from mglmm_data.annotation import asked, check_turns, region_of
 from mglmm_data.masks import Size
 from mglmm_data.reading import Pictures, Problems, load_picture, read_box, read_json, shown, take, take_id, take_size
 from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn
@@ -64,6 +64,9 @@ class Sa1bSource:
     def __len__(self) -> int:
         return len(self._files)
 
+    def id_of(self, index: int) -> str:
+        return f"SA-1B/{Path(self._files[index]).stem}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index`, with masks and prompts drawn by (seed, index, epoch).
 
@@ -101,9 +104,10 @@ class Sa1bSource:
             regions += [given, mask]
         return Sample(
             image=loaded.pixels,
+            full_size=loaded.full_size,
             regions=tuple(regions),
             conversations=tuple(conversations),
-            id=f"SA-1B/{Path(file).stem}",
+            id=self.id_of(index),
             meta={
                 "source": "sa1b",
                 "image_id": take_id(image, "image_id"),
@@ -122,17 +126,15 @@ class Sa1bSource:
 
     def _pair(self, annotation: dict[str, Any], size: Size, rng: np.random.Generator) -> tuple[Region, Region]:
         """The prompt and the mask of an annotation."""
-        mask = draw_segmentation(take(annotation, "segmentation", dict), size)
-        if not mask.any():
-            raise ValueError("its mask covers no pixel")
+        target = region_of(take(annotation, "segmentation", dict), size)
         box, _ = read_box(take(annotation, "bbox", list), size, "xywh")
         if self.prompt == "box" or (self.prompt == "both" and rng.random() < 0.5):
-            return Region(size=size, box=box), Region.of_mask(mask)
+            return Region(size=size, box=box), target
         points = take(annotation, "point_coords", list)
         if not points or not isinstance(points[0], list) or len(points[0]) != 2:
             raise ValueError(f"its 'point_coords' is {shown(points)}; expected [[x, y]]")
         x, y = (float(take({"coordinate": value}, "coordinate", float)) for value in points[0])
-        return Region(size=size, point=(x, y)), Region.of_mask(mask)
+        return Region(size=size, point=(x, y)), target
 
 
 def _ask(place: int, kind: str, rng: np.random.Generator) -> Conversation:

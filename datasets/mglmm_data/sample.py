@@ -167,6 +167,9 @@ class Conversation:
 class Sample:
     """An image, `uint8[H, W, 3]` RGB, with regions and conversations about it; conversations do not see each other.
 
+    A picture that was decoded smaller than it is (`images.as_large_as`) says so in `full_size`, its own (H, W): `size`
+    and the regions are in pixels of that.
+
     Raises:
         ValueError: a turn points at a region that is not there, or a region is of another size than the image.
     """
@@ -176,6 +179,7 @@ class Sample:
     conversations: tuple[Conversation, ...]
     id: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    full_size: Size | None = None
 
     def __post_init__(self) -> None:
         if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
@@ -193,8 +197,8 @@ class Sample:
 
     @property
     def size(self) -> Size:
-        """(H, W), px."""
-        return int(self.image.shape[0]), int(self.image.shape[1])
+        """(H, W) of the picture as it lies in its file, px."""
+        return self.full_size or (int(self.image.shape[0]), int(self.image.shape[1]))
 
 
 def compose(*pieces: str | tuple[str, tuple[int, ...]]) -> tuple[str, tuple[Grounding, ...]]:

@@ -88,8 +88,9 @@ class Split:
 def near(given: object, known: Iterable[str]) -> str:
     """The end of an error about a name: the near miss, if there is one, and what is known."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(given), known, n=1)
-    return (f", did you mean {close[0]!r}?" if close else ";") + f" known: {', '.join(known)}"
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(str(given).casefold(), folded, n=1)
+    return (f", did you mean {folded[close[0]]!r}?" if close else ";") + f" known: {', '.join(known)}"
 
 
 def make_split(split: Split | Mapping[str, Any] | None) -> Split:

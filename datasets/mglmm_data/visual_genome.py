@@ -35,6 +35,7 @@ from mglmm_data.reading import (
     take,
     take_line,
     take_size,
+    with_both_halves,
 )
 from mglmm_data.sample import Box, Conversation, Region, Sample, compose
 from mglmm_data.world import templates
@@ -97,6 +98,9 @@ class VisualGenome:
     def __len__(self) -> int:
         return len(self._packed)
 
+    def id_of(self, index: int) -> str:
+        return f"visual_genome/{self._packed[index][0]}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
@@ -108,16 +112,13 @@ class VisualGenome:
         loaded = load_picture(path, size, f"{self.root}: image {image}")
         rng = np.random.default_rng([self.seed, index, epoch])
         subjects = {task: self.annotations.of(FILES[task], image) for task in self.tasks}
-        regions: list[Region] = []
-        conversations: list[Conversation] = []
-        for task, subject in draw(subjects, self.tasks, self.turns, rng):
-            regions += _regions(task, subject, size, self.point_share, rng)
-            conversations.append(_tell(task, subject, len(regions), rng))
+        regions, conversations = ask_about(subjects, self.tasks, self.turns, size, self.point_share, rng)
         return Sample(
             image=loaded.pixels,
-            regions=tuple(regions),
-            conversations=tuple(conversations),
-            id=f"visual_genome/{image}",
+            full_size=loaded.full_size,
+            regions=regions,
+            conversations=conversations,
+            id=self.id_of(index),
             meta={
                 "source": "visual_genome",
                 "image_id": image,
@@ -126,6 +127,31 @@ class VisualGenome:
                 "mirror": self.mirror,
             },
         )
+
+
+def ask_about(
+    subjects: Mapping[str, list[Any]],
+    tasks: Mapping[str, float],
+    turns: int | None,
+    size: Size,
+    point_share: float,
+    rng: np.random.Generator,
+    *,
+    as_written: bool = False,
+) -> tuple[tuple[Region, ...], tuple[Conversation, ...]]:
+    """Questions about boxes with texts: regions in an image of `size` (H, W), and a conversation for each question.
+
+    Args:
+        subjects: task -> what it may ask about: `[box, text]`, for relate `[name, box, predicate, name, box]`.
+        tasks, turns, point_share: as in `VisualGenome`.
+        as_written: descriptions stay to the letter; else they end with a full stop.
+    """
+    regions: list[Region] = []
+    conversations: list[Conversation] = []
+    for task, subject in draw(subjects, tasks, turns, rng):
+        regions += _regions(task, subject, size, point_share, rng)
+        conversations.append(_tell(task, subject, len(regions), rng, as_written))
+    return tuple(regions), tuple(conversations)
 
 
 def _regions(task: str, subject: Any, size: Size, point_share: float, rng: np.random.Generator) -> list[Region]:
@@ -137,7 +163,7 @@ def _regions(task: str, subject: Any, size: Size, point_share: float, rng: np.ra
     return [given(tuple(subject[0]), size, point_share, rng, subject[1])]
 
 
-def _tell(task: str, subject: Any, count: int, rng: np.random.Generator) -> Conversation:
+def _tell(task: str, subject: Any, count: int, rng: np.random.Generator, as_written: bool) -> Conversation:
     """A conversation about the last of `count` regions (the last two for a relation)."""
     last = count - 1
     if task == "relate":
@@ -151,7 +177,8 @@ def _tell(task: str, subject: Any, count: int, rng: np.random.Generator) -> Conv
         return told(question(templates.FIND_BOX, rng, x=words), *compose((words, (last,)), "."), task=task)
     wordings = DESCRIBE if task == "describe" else templates.NAME_THING
     text = subject[1] if task == "describe" else wording.definite(subject[1])
-    return told(question(wordings, rng, (last,)), text.rstrip(" .") + ".", task=task)
+    answer = text if as_written and task == "describe" else text.rstrip(" .") + "."
+    return told(question(wordings, rng, (last,)), answer, task=task)
 
 
 class Annotations:
@@ -251,16 +278,6 @@ LAYOUT: dict[str, tuple[str, str, Callable[[Annotations, Any, Size], Any]]] = {
     "attributes": ("attributes.json", "attributes", Annotations._object),
     "relations": ("relationships.json", "relationships", Annotations._relation),
 }
-
-
-def with_both_halves(roots: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Image folders, and with each the `VG_100K` and `VG_100K_2` in it or beside it: the images come in two parts."""
-    given = [Path(roots)] if isinstance(roots, (str, Path)) else [Path(root) for root in roots]
-    halves = [root / half for root in given for half in ("VG_100K", "VG_100K_2")]
-    halves += [
-        root.parent / half for root in given if root.name.startswith("VG_100K") for half in ("VG_100K", "VG_100K_2")
-    ]
-    return list(dict.fromkeys([*given, *(half for half in halves if half.is_dir())]))
 
 
 def name_of(record: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import first_folder, pair, read_labels
 from mglmm_data.reading import Problems, read_lines
@@ -86,9 +86,12 @@ class VocSource(Annotated):
     def __len__(self) -> int:
         return len(self._images)
 
+    def id_of(self, index: int) -> str:
+        return f"voc/{Path(self._labels[index]).stem}"
+
     def scene(self, index: int) -> Scene:
         """The objects of an image; where two touch, and at their borders, 255 belongs to none."""
-        loaded, path = load_image(self._images[index]), self._labels[index]
+        loaded, path = load_photo(self._images[index]), self._labels[index]
         labels = read_labels(path, loaded.size)
         objects = read_labels(self._objects[index], loaded.size) if self._objects is not None else labels
         items = []
@@ -105,7 +108,7 @@ class VocSource(Annotated):
                     f"{path}: object {number} has class {found} of {len(self._classes) - 1}; correct the maps"
                 )
             items.append(Item(self._classes[value], rle, record=f"object {number}"))
-        return Scene(loaded, items, f"voc/{Path(path).stem}")
+        return Scene(loaded, items)
 
 
 def class_names(root: Path) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.cocostuff import NAMES as STUFF
-from mglmm_data.images import load_image
+from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import PICTURES, first_folder
 from mglmm_data.reading import Problems, read_lines
@@ -96,16 +96,19 @@ class YoloSource(Annotated):
     def __len__(self) -> int:
         return len(self._images)
 
+    def id_of(self, index: int) -> str:
+        return f"yolo/{Path(self._images[index]).stem}"
+
     def scene(self, index: int) -> Scene:
         """The polygons of a file, scaled to its photograph."""
-        loaded, path = load_image(self._images[index]), self._labels[index]
+        loaded, path = load_photo(self._images[index]), self._labels[index]
         height, width = loaded.size
         found = self._lines(Path(path), Problems(self.problems.on_error)) if path else []
         items = []
         for number, name, shares in found:
             scaled = [value * (height if place % 2 else width) for place, value in enumerate(shares)]
             items.append(Item(name, masks.rle_of_polygons([scaled], loaded.size), record=f"line {number}"))
-        return Scene(loaded, items, f"yolo/{Path(self._images[index]).stem}")
+        return Scene(loaded, items)
 
     def _lines(self, path: Path, problems: Problems) -> list[tuple[int, str, list[float]]]:
         """Line number, words and polygon of each object."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from mglmm.processor import MglmmProcessor
 from mglmm.train.grounding import Joint
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.batches import Extent, plan
+from mglmm_data.images import as_large_as
 from mglmm_data.mixture import Mixture
 from mglmm_data.registry import make_tolerant_source
 from mglmm_data.sample import Sample
@@ -50,13 +53,13 @@ class GroundingData:
         self.pixels = None
         if stage.pixels_batch_size:
             self.pixels = PixelData(seed, stage.pixels_batch_size, processor.side, stage.prompts_per_image)
-        sources = {name: make_tolerant_source(spec, stage.on_error) for name, spec in stage.sources.items()}
+        sources = {name: make_tolerant_source(spec, stage.on_error, name) for name, spec in stage.sources.items()}
         self.problems = tuple(
             f"source {name!r}: {text}"
             for name, source in sources.items()
-            for text in getattr(getattr(source, "problems", None), "found", ())
+            for text in (*getattr(source, "dropped", ()), *getattr(getattr(source, "problems", None), "found", ()))
         )
-        """What the sources left out of their files, with `on_error: count`."""
+        """What the sources left out of their files: with `on_error: count`, and by their lists of what to `drop`."""
         times, given = stage.multiplicities, stage.multiplicities or stage.weights
         shares = {name: given.get(name, 1.0) for name in sources}
         self.mixture = Mixture(
@@ -69,12 +72,16 @@ class GroundingData:
             world_size=world_size,
         )
         self._window: tuple[int, list[list[Sample]], list[str]] = (-1, [], [])
-        self.augment = None
+        self.augment, smallest = None, 1.0
         if stage.augment is not None:
             from mglmm.augment import Augment, AugmentConfig
             from mglmm.config import parse
 
             self.augment = Augment(parse(AugmentConfig, stage.augment, f"stage {stage.name!r}, augment"))
+            smallest = self.augment.config.smallest_crop if self.augment.config.crop else 1.0
+        longer, shorter = processor.needed
+        self.needed = math.ceil(longer / smallest), math.ceil(shorter / smallest)
+        """Longer and shorter side, px, to which photographs are decoded: what a crop shows is as sharp as a whole."""
 
     def __call__(self, step: int) -> tuple[Joint, LeftOut]:
         """The batch of a micro-step, and what was left out of it."""
@@ -112,11 +119,12 @@ class GroundingData:
         batches = plan([self._extent(sample) for sample in samples], num_batches, f"{self.seed}:{window}")
         return [[samples[number] for number in batch] for batch in batches], problems
 
-    def _draw(self, numbers: Sequence[int]) -> tuple[list[Sample], list[str]]:
+    def _draw(self, numbers: Sequence[int], whole: bool = False) -> tuple[list[Sample], list[str]]:
         samples, problems = [], []
+        self.mixture.fetch(numbers)
         for number in numbers:
             try:
-                samples.append(self.sample(number))
+                samples.append(self.sample(number, whole=whole))
             except ValueError as error:
                 if self.stage.on_error == "fail":
                     raise
@@ -126,15 +134,17 @@ class GroundingData:
 
     def shown(self, count: int) -> list[Sample]:
         """The first samples that can be read, to be looked at."""
-        return self._draw(range(count))[0]
+        return self._draw(range(count), whole=True)[0]
 
     def _extent(self, sample: Sample) -> Extent:
         rows, _ = self.processor.encoder.rows(sample, self.stage.share_prefix, self.stage.max_length)
         masks, most = sum(len(row.targets) for row in rows), self.stage.masks_per_image
         return Extent(tuple(len(row.ids) for row in rows), masks if most is None else min(masks, most))
 
-    def sample(self, number: int) -> Sample:
-        sample = self.mixture.sample(number)
+    def sample(self, number: int, *, whole: bool = False) -> Sample:
+        """A draw of this rank, augmented; its photograph decoded `whole`, or only as large as the model needs."""
+        with nullcontext() if whole else as_large_as(*self.needed):
+            sample = self.mixture.sample(number)
         if self.augment is not None:
             sample = self.augment(sample, np.random.default_rng((self.seed, self.rank, number)))
         return sample

@@ -1,5 +1,6 @@
 """Every bad picture is refused in one sentence that names it; every odd one is accepted and said."""
 
+import contextlib
 import struct
 import zlib
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mglmm_data.images import MAX_SIDE, ImageError, load_image
+from mglmm_data.images import MAX_SIDE, ImageError, as_large_as, load_content, load_image, load_photo
 
 
 @pytest.fixture
@@ -210,17 +211,29 @@ def test_jpeg_pixels_are_pillows(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("least", "size"), [(None, (240, 320)), (400, (240, 320)), (161, (240, 320)), (160, (120, 160)), (40, (30, 40))]
+    ("needed", "shape"),
+    [(None, (240, 320)), ((400, 1), (240, 320)), ((161, 1), (240, 320)), ((160, 1), (120, 160)), ((40, 1), (30, 40))]
+    + [((40, 61), (120, 160)), ((40, 121), (240, 320))],
 )
-def test_a_jpeg_is_decoded_only_as_large_as_needed(tmp_path, least, size):
+def test_a_jpeg_is_decoded_only_as_large_as_needed(tmp_path, needed, shape):
     ramp = np.tile(np.linspace(0, 255, 320, dtype=np.uint8)[None, :, None], (240, 1, 3))
-    Image.fromarray(ramp).save(tmp_path / "a.jpg", quality=95)
-    Image.fromarray(ramp).save(tmp_path / "a.png")
-    loaded = load_image(tmp_path / "a.jpg", least=least)
-    assert loaded.size == size and loaded.full_size == (None if size == (240, 320) else (240, 320))
-    small = np.asarray(Image.fromarray(ramp).resize(size[::-1], Image.Resampling.BOX))
+    for name, options in (("a.jpg", {"quality": 95}), ("a.png", {}), ("cmyk.jpg", {"quality": 95})):
+        Image.fromarray(ramp).convert("CMYK" if "cmyk" in name else "RGB").save(tmp_path / name, **options)
+    with as_large_as(*needed) if needed else contextlib.nullcontext():
+        loaded, user = load_photo(tmp_path / "a.jpg"), load_image(tmp_path / "a.jpg")
+        told = load_content((tmp_path / "a.jpg").read_bytes(), "it")
+        png, cmyk = load_photo(tmp_path / "a.png"), load_photo(tmp_path / "cmyk.jpg")
+    assert loaded.pixels.shape[:2] == shape and (told.pixels == loaded.pixels).all()
+    assert loaded.full_size == (None if shape == (240, 320) else (240, 320)) and loaded.size == (240, 320)
+    small = np.asarray(Image.fromarray(ramp).resize(shape[::-1], Image.Resampling.BOX))
     assert np.abs(loaded.pixels.astype(int) - small).max() <= 4
-    assert load_image(tmp_path / "a.png", least=least).size == (240, 320)
+    assert user.pixels.shape == png.pixels.shape == cmyk.pixels.shape == (240, 320, 3)
+    assert load_photo(tmp_path / "a.jpg").full_size is None
+
+
+def test_nothing_is_no_size_to_decode_to():
+    with pytest.raises(ValueError, match="needed are 0 and 1 px"), as_large_as(0):
+        pass
 
 
 def test_a_cut_off_jpeg_is_refused_although_opencv_would_fill_it(tmp_path):

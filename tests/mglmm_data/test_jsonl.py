@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mglmm_data import masks
+from mglmm_data.images import LoadedImage, as_large_as
 from mglmm_data.jsonl import SCHEMA, JsonlSource, dump_line
 from mglmm_data.lines import from_record, to_record
 from mglmm_data.record import parse_record, schema
@@ -79,7 +80,7 @@ def test_a_sample_comes_back_from_its_line(sample):
     assert line.count("\n") == 1
     record = parse_record(line)
     assert record.size == sample.size
-    same(from_record(record, sample.image, SCHEMA.parent), sample)
+    same(from_record(record, LoadedImage(sample.image), SCHEMA.parent), sample)
 
 
 @settings(max_examples=40)
@@ -216,7 +217,7 @@ def test_bad_lines_can_be_left_out_and_are_counted(write):
     assert [text.split(": ")[1] for text in source.problems.found] == ["line 2", "line 3"]
 
 
-def test_pictures_and_regions_are_read_only_as_large_as_needed(tmp_path):
+def test_pictures_are_read_only_as_large_as_needed_and_regions_as_they_are(tmp_path):
     Image.fromarray(np.full((80, 120, 3), 90, np.uint8)).save(tmp_path / "a.jpg")
     mask = np.zeros((80, 120), bool)
     mask[20:60, 40:80] = True
@@ -224,10 +225,13 @@ def test_pictures_and_regions_are_read_only_as_large_as_needed(tmp_path):
     regions.append({"scribble": [[0, 0], [120, 80]]})
     line = {"image": "a.jpg", "height": 80, "width": 120, "regions": regions, "conversations": []}
     (tmp_path / "samples.jsonl").write_text(json.dumps(line) + "\n")
-    small = JsonlSource(tmp_path, least=30).sample(0)
-    assert small.size == (20, 30) and small.regions[0].bounds == small.regions[1].box == (10, 5, 20, 15)
-    assert small.regions[2].point == (15, 10) and small.regions[3].scribble == ((0, 0), (30, 20))
-    assert JsonlSource(tmp_path, least=61).sample(0).size == (80, 120)
+    whole = JsonlSource(tmp_path).sample(0)
+    with as_large_as(30):
+        small = JsonlSource(tmp_path).sample(0)
+    assert small.image.shape == (20, 30, 3) and small.size == small.full_size == (80, 120) == whole.size
+    assert small.regions == whole.regions and small.regions[0].bounds == small.regions[1].box == (40, 20, 80, 60)
+    with as_large_as(61):
+        assert JsonlSource(tmp_path).sample(0).full_size is None
 
 
 def test_missing_and_empty_files(tmp_path, write):

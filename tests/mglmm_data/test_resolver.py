@@ -1,13 +1,18 @@
 """Data sets by name: three layouts, near misses, and what is missing said before a run."""
 
 import inspect
+import json
+import re
 import shutil
 
+import numpy as np
 import pytest
 
-from mglmm_data import resolver
+from mglmm_data import masks, resolver
+from mglmm_data.images import as_large_as
+from mglmm_data.layouts import ENTRIES
 from mglmm_data.registry import SOURCES, make_source
-from mglmm_data.resolver import ENTRIES, VARIABLE, discover, resolve, specs_at
+from mglmm_data.resolver import VARIABLE, discover, resolve, specs_at
 
 GOLDEN = ("golden", "datasets", "data")
 
@@ -35,6 +40,22 @@ def test_every_set_of_the_golden_tree_is_found_and_read(shared):
         if spec["type"] != "region_captions":  # its trap, a box outside the image, is test_check's
             source = make_source(spec)
             assert len(source) and source.sample(0).conversations
+
+
+def test_every_reader_decodes_its_photographs_as_large_as_needed(shared):
+    specs, _ = discover(shared(*GOLDEN))
+    seen = 0
+    for name, spec in specs.items():
+        source = make_source({**spec, "on_error": "count"})
+        whole = source.sample(0)
+        with as_large_as(8):
+            small = source.sample(0)
+        assert (small.size, small.regions, small.conversations) == (whole.size, whole.regions, whole.conversations)
+        assert source.id_of(0) == small.id == whole.id and whole.full_size is None, name
+        if str(whole.meta["file"]).endswith(".jpg"):
+            seen += 1
+            assert 8 <= max(small.image.shape) < 16 and max(whole.size) >= 16, name
+    assert seen > 20
 
 
 GLAMM = {
@@ -65,6 +86,60 @@ def test_glamms_layout_works_as_it_is(shared, tmp_path):
         assert [one.sample(i).conversations for i in range(len(one))] == [
             other.sample(i).conversations for i in range(len(other))
         ]
+
+
+def test_every_evaluation_input_is_found(shared, tmp_path):
+    """The pair of GCG, REC's test splits and the benchmarks, from the files that there are."""
+    root, golden = tmp_path / "data", shared(*GOLDEN)
+    shutil.copytree(golden / "coco", root / "coco")
+    shutil.copytree(golden / "coco" / "val2017", root / "coco" / "val2014")
+    shutil.copytree(golden / "coco" / "val2017", root / "GranDf" / "GranDf_HA_images" / "val_test")
+    pair = root / "GranDf" / "annotations" / "val_test"
+    pair.mkdir(parents=True)
+    image = {"id": 139, "file_name": "000000000139.jpg"}
+    mask = masks.encode(np.pad(np.ones((9, 9), bool), ((0, 39), (0, 55))))
+    told = {"image_id": 139, "caption": "A room.", "labels": ["A room"]}
+    for kind, record in (("caption", told), ("mask", {"image_id": 139, "segmentation": mask})):
+        file = pair / f"val_gcg_coco_{kind}_gt.json"
+        file.write_text(json.dumps({"images": [image], "annotations": [record]}))
+    mdetr = root / "mdetr_annotations"
+    mdetr.mkdir()
+    rec = json.loads((golden / "RefCoco_Reg" / "mdetr_annotations" / "finetune_refcoco_train.json").read_text())
+    for name in ("refcoco_testA", "refcoco+_testB", "refcocog_test"):
+        (mdetr / f"finetune_{name}.json").write_text(json.dumps(rec))
+    shutil.copytree(shared("data", "vlm_bench"), root / "vlm_bench")
+    photo = root / "coco" / "val2014" / "000000000139.jpg"
+    shutil.copy(photo, photo.with_name("COCO_val2014_000000310196.jpg"))  # any picture will do
+    specs, partly = discover(root)
+    assert {*specs} >= {
+        *("gcg_val", "rec_refcoco_testA", "rec_refcoco+_testB", "rec_refcocog_test"),
+        *("pope_random", "pope_popular", "ferret_bench_ground_conv", "ferret_bench_refer_caption", "llava_bench"),
+    }
+    assert any("'pointqa_spatial' is not complete: no image_root" in text for text in partly)
+    assert make_source(specs["gcg_val"]).sample(0).conversations[0].turns[1].text == "A room."
+    assert len(make_source(specs["rec_refcoco_testA"])) == len(make_source(specs["rec_refcocog_test"]))
+    assert len(make_source({**specs["pope_random"], "on_error": "count"})) == 6
+    assert specs["pope_random"]["image_root"] == [str(root / "coco" / year) for year in ("val2014", "val2017")]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("rec_refcoco_testa", "rec_refcoco_testA"),
+        ("gcg_vall", "gcg_val"),
+        ("pope_ramdom", "pope_random"),
+        ("ferretbench_ground_conv", "ferret_bench_ground_conv"),
+        ("pointqa_loca", "pointqa_local"),
+        ("visual7w_pointng", "visual7w_pointing"),
+        ("llava_bnch", "llava_bench"),
+        ("lvis_referring_pont", "lvis_referring_point"),
+        ("grt", "grit"),
+        ("osprey_short_from", "osprey_short_form"),
+    ],
+)
+def test_the_near_miss_of_a_name(given, meant, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(f"did you mean {meant!r}")):
+        resolve(given, tmp_path)
 
 
 def test_names_roots_and_keys(shared, tmp_path, monkeypatch):

@@ -1,9 +1,9 @@
 """Shards: everything once an epoch, shared out among ranks and workers, resumed exactly where it stopped."""
 
 import io
-import itertools
 import json
 import tarfile
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -14,7 +14,7 @@ from mglmm_data.mixture import Mixture
 from mglmm_data.registry import make_source
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
 from mglmm_data.shards import list_shards, write_shards
-from mglmm_data.stream import ShardSource, ShardStream, part_range
+from mglmm_data.stream import ShardSource
 
 COUNT, PER_SHARD = 23, 5
 
@@ -25,6 +25,12 @@ def numbered(number):
     turns = (Turn("user", "What?"), Turn("assistant", text, phrases))
     region = Region.of_mask(image[..., 0] > 4)
     return Sample(image, (region,), (Conversation(turns),), id=f"n{number}", meta={"n": number})
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """What scans keep does not go into the tester's home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -53,36 +59,27 @@ def test_shards_hold_what_was_written(source, folder):
 
 @pytest.mark.parametrize(("world_size", "num_workers"), [(1, 1), (2, 1), (2, 3), (1, 4)])
 def test_an_epoch_is_shared_out_without_duplicates(source, world_size, num_workers):
-    readers = [
-        ShardStream(source, seed=1, rank=rank, world_size=world_size, worker=worker, num_workers=num_workers)
-        for rank in range(world_size)
+    """A DataLoader's worker takes each `num_workers`th batch of its rank; an epoch holds each sample once."""
+    ranks = [
+        Mixture({"shards": source}, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]  # fmt: skip
+    steps = range(-(-2 * COUNT // world_size))
+    drawn = {
+        (rank, worker): [mixture.at(step)[1:] for step in steps if step // 2 % num_workers == worker]
+        for rank, mixture in enumerate(ranks)
         for worker in range(num_workers)
-    ]
-    lengths = [reader.epoch_length for reader in readers]
-    assert sum(lengths) == COUNT and max(lengths) - min(lengths) <= 1
-    for epoch in (0, 1):
-        drawn = [
-            [reader.at(epoch * reader.epoch_length + i)[0] for i in range(reader.epoch_length)] for reader in readers
-        ]
-        assert sorted(index for each in drawn for index in each) == list(range(COUNT))
-    touched = [{source.place(index)[0].url for index in each} for each in drawn]
-    assert sum(map(len, touched)) <= len(source.shards) + len(readers) - 1  # only the cuts are read by two
+    }
+    first = [index for each in drawn.values() for index, epoch in each if epoch == 0]
+    second = [index for each in drawn.values() for index, epoch in each if epoch == 1]
+    assert sorted(first) == list(range(COUNT)) == sorted(second)
+    lengths = [len([1 for _, epoch in each if epoch == 0]) for each in drawn.values()]
+    assert max(lengths) - min(lengths) <= 2 and len(drawn) == world_size * num_workers
 
 
 def test_orders_differ_by_epoch_and_seed_and_are_shuffled(source):
-    one, other = ShardStream(source, seed=1), ShardStream(source, seed=2)
-    first = [one.at(place)[0] for place in range(COUNT)]
-    assert first != [one.at(COUNT + place)[0] for place in range(COUNT)] != sorted(first)
-    assert first != [other.at(place)[0] for place in range(COUNT)] and first != sorted(first)
-    assert [epoch for _, epoch in map(one.at, (0, COUNT - 1, COUNT, 2 * COUNT))] == [0, 0, 1, 2]
-
-
-@pytest.mark.parametrize("start", [0, 1, 4, 6, 22, 23, 40])
-def test_a_stream_goes_on_exactly_where_it_stopped(source, start):
-    stream = ShardStream(source, seed=3, rank=1, world_size=2)
-    whole = [sample.id for sample in itertools.islice(stream.samples(), 60)]
-    assert whole == [f"n{stream.at(place)[0]}" for place in range(60)]
-    assert [sample.id for sample in itertools.islice(stream.samples(start), 20)] == whole[start : start + 20]
+    one, other = Mixture({"s": source}, seed=1), Mixture({"s": source}, seed=2)
+    first, second = ([one.at(epoch * COUNT + place)[1] for place in range(COUNT)] for epoch in (0, 1))
+    assert first != second and first != sorted(first) and first != [other.at(place)[1] for place in range(COUNT)]
 
 
 def test_a_mixture_draws_shard_by_shard(source):
@@ -91,6 +88,7 @@ def test_a_mixture_draws_shard_by_shard(source):
     assert sorted(drawn) == list(range(COUNT))
     shards = [source.place(index)[0].url for index in drawn]
     assert max(len(set(shards[at : at + 4])) for at in range(0, COUNT - 4, 4)) <= 2
+    assert [mixture.at(step)[1] for step in (20, 3)] == [drawn[20], drawn[3]]
 
 
 def test_shards_at_a_url_and_by_pattern(folder):
@@ -102,8 +100,43 @@ def test_shards_at_a_url_and_by_pattern(folder):
     few = ShardSource("memory://bucket/{000001..000002}.tar")
     assert len(few) == 10 and few.sample(0).id == "n5"
     assert len(list_shards(folder / "00000[0-1].tar")) == 2
+    assert [len(list_shards(f"{folder}/{name}.tar")) for name in ("*", "00000{0,3}", "0000{00..01}")] == [5, 2, 2]
+    assert list_shards("{a,b}/{08..10}.tar") == [f"{f}/{n}.tar" for f in "ab" for n in ("08", "09", "10")]
     with pytest.raises(ValueError, match=r"memory://bucket/000008.tar cannot be read"):
         ShardSource("memory://bucket/{000008..000009}.tar")
+
+
+def test_what_lies_far_away_is_asked_for_in_one_go(folder, monkeypatch):
+    files = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        files.pipe(f"/far/{path.name}", path.read_bytes())
+    mixture = Mixture({"far": ShardSource("memory://far", buffer=4), "near": ShardSource(folder)}, seed=2)
+    asked = []
+    ranges = type(files).cat_ranges
+
+    def counted(self, paths, starts, ends, **options):
+        asked.append(sum(ends) - sum(starts))
+        return ranges(self, paths, starts, ends, **options)
+
+    monkeypatch.setattr(type(files), "cat_ranges", counted)
+    numbers = range(10, 20)
+    plain = [mixture.sample(number) for number in numbers]
+    far = [number for number in numbers if mixture.at(number)[0] == "far"]
+    assert len(asked) == len(far) > 2
+    mixture.fetch(numbers)
+    assert asked[-1] == sum(asked[:-1])  # one request more, for the same bytes
+    again = [mixture.sample(number) for number in numbers]
+    assert len(asked) == len(far) + 1 and [one.id for one in again] == [one.id for one in plain]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "cat_ranges", lambda self, paths, *_, **__: [self.cat_file(path) for path in paths])
+        with pytest.raises(ValueError, match="000001.tar comes whole .* its server knows no ranges"):
+            mixture.sources["far"].sample(6)
+    files.pipe("/far/000000.tar", b"cut")
+    source: Any = mixture.sources["far"]
+    source.fetch([0, 6])
+    assert source.sample(6).id == "n6"
+    with pytest.raises(ValueError, match=r"far/000000.tar ends inside sample 0"):
+        source.sample(0)
 
 
 def test_without_an_index_shards_are_scanned(folder, tmp_path):
@@ -111,9 +144,17 @@ def test_without_an_index_shards_are_scanned(folder, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     source = ShardSource(tmp_path)
     assert len(source) == COUNT and source.sample(13).id == "n13"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mglmm_data.shards._scan", None)  # what the first scan found was kept
+        assert ShardSource(tmp_path).sample(13).id == "n13"
+    (tmp_path / "000002.tar").write_bytes((folder / "000004.tar").read_bytes())
+    assert len(ShardSource(tmp_path)) == COUNT - 2  # and is not believed of a shard that changed
+    (tmp_path / "000002.tar").write_bytes((folder / "000002.tar").read_bytes())
     stale = json.loads((folder / "index.json").read_text())
     stale["shardlist"][0]["filesize"] = 1
     (tmp_path / "index.json").write_text(json.dumps(stale))
+    assert ShardSource(tmp_path).sample(2).id == "n2"
+    (tmp_path / "index.json").write_text('{"shards": []}')  # another program's
     assert ShardSource(tmp_path).sample(2).id == "n2"
 
 
@@ -145,12 +186,3 @@ def test_what_is_wrong_with_a_shard_is_said(tmp_path, folder):
     assert len(ShardSource(tmp_path, on_error="count").problems.found) == 1
     with pytest.raises(ValueError, match="buffer is 0"):
         ShardSource(folder, buffer=0)
-    with pytest.raises(ValueError, match="rank is 2 of world_size 2"):
-        ShardStream(ShardSource(folder), rank=2, world_size=2)
-    with pytest.raises(ValueError, match="cannot be shared out to 24 workers"):
-        ShardStream(ShardSource(folder), num_workers=24)
-
-
-def test_parts_of_a_line_follow_each_other():
-    parts = [part_range(10, part, 3) for part in range(3)]
-    assert parts == [(0, 3), (3, 3), (6, 4)]

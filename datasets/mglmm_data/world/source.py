@@ -94,6 +94,9 @@ class World:
         """Scenes from `seed_start` to the last seed of the split; those of calibration are left out of training."""
         return (CALIBRATION_SEED_START if self.split == "train" else 2 * EVAL_SEED_START) - self.seed_start
 
+    def id_of(self, index: int) -> str:
+        return f"world-{self.seed_start + index}"
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The sample at an index; another epoch asks other questions about the same scene.
 
