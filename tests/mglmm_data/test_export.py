@@ -29,6 +29,9 @@ class Few:
     def __len__(self):
         return 3
 
+    def id_of(self, index):
+        return str(index)
+
     def sample(self, index, epoch=0):
         path = self.files[index // 2]
         ring = np.zeros(SIZE, bool)

@@ -217,8 +217,8 @@ def test_jpeg_pixels_are_pillows(tmp_path):
 )
 def test_a_jpeg_is_decoded_only_as_large_as_needed(tmp_path, needed, shape):
     ramp = np.tile(np.linspace(0, 255, 320, dtype=np.uint8)[None, :, None], (240, 1, 3))
-    for name, options in (("a.jpg", {"quality": 95}), ("a.png", {}), ("cmyk.jpg", {"quality": 95})):
-        Image.fromarray(ramp).convert("CMYK" if "cmyk" in name else "RGB").save(tmp_path / name, **options)
+    for name, quality in (("a.jpg", 95), ("a.png", 0), ("cmyk.jpg", 95)):
+        Image.fromarray(ramp).convert("CMYK" if "cmyk" in name else "RGB").save(tmp_path / name, quality=quality)
     with as_large_as(*needed) if needed else contextlib.nullcontext():
         loaded, user = load_photo(tmp_path / "a.jpg"), load_image(tmp_path / "a.jpg")
         told = load_content((tmp_path / "a.jpg").read_bytes(), "it")

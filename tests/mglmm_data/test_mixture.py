@@ -23,6 +23,9 @@ class Numbers:
     def sample(self, index: int, epoch: int = 0) -> Any:
         return index, epoch
 
+    def id_of(self, index: int) -> str:
+        return str(index)
+
 
 SOURCES = {"small": Numbers(7), "large": Numbers(90), "endless": Numbers(10_000_000)}
 WEIGHTS = {"small": 1.0, "large": 3.0, "endless": 4.0}
