@@ -167,7 +167,7 @@ def llava_config(
             vocab_size=rows,
             bos_token_id=config.get("bos_token_id", 1),
             eos_token_id=config.get("eos_token_id", 2),
-            pad_token_id=config.get("pad_token_id", 0),
+            pad_token_id=pad if (pad := config.get("pad_token_id", 0)) in range(rows) else None,  # first LLaMAs: -1
             tie_word_embeddings=False,
         ).to_dict(),
         image_token_index=image_token,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mglmm.checkpoint import check_folder
-from mglmm.config import BUNDLED
 from mglmm.importers import lora
 from mglmm.importers.convert import (
     check_vocabulary,
@@ -20,14 +19,13 @@ from mglmm.importers.convert import (
     find_tower,
     llava_config,
     mglmm_config,
-    tower_folder,
     wanted_shapes,
     with_tower,
 )
-from mglmm.importers.families import Family
+from mglmm.importers.families import Family, ours_now
 from mglmm.importers.keys import Store, open_store, read_json
-from mglmm.importers.registry import FAMILIES, OTHERS, detect, planned
-from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, ours_now, parts, size
+from mglmm.importers.registry import FAMILIES, OTHERS, detect, located, planned
+from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, parts, size
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
@@ -98,7 +96,7 @@ def diagnose(path: str | Path, vision_tower: str | None = None) -> Diagnosis:
     Raises:
         ValueError: there is nothing at `path`, or its keys are of no layout known here.
     """
-    where = find(str(path))
+    where = located(path)
     found = Diagnosis(str(path))
     folder = where if where.is_dir() else where.parent
     if where.is_dir() and lora.is_zero(where):
@@ -139,23 +137,6 @@ def family_of(unwrapped: lora.Unwrapped, folder: Path) -> str:
     if store.path.is_dir() and kind == MglmmConfig.model_type:
         return "ours"
     return "tower" if store.path.is_dir() and kind.startswith("clip") else detect(store)
-
-
-def find(path: str) -> Path:
-    """The folder or file meant.
-
-    Raises:
-        ValueError: there is none.
-    """
-    where = BUNDLED if path == "bundled" else Path(path).expanduser()
-    if where.exists():
-        return where
-    cached = tower_folder(path, Path())
-    if cached is None:
-        hub = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-        way = f"download it (hf download {path})" if hub else "check the path"
-        raise ValueError(f"no checkpoint at {path} on this machine; {way}")
-    return cached
 
 
 def guess(found: Diagnosis, folder: Path) -> None:

@@ -16,6 +16,7 @@ from transformers import SamConfig
 
 from mglmm.importers.keys import Plan, Store, Take
 from sam_bridge import weights
+from sam_bridge.config import parts
 
 TOWER = "vision tower file: "
 """Prefix of keys that come out of the vision tower's own files."""
@@ -28,7 +29,27 @@ RECOMPUTED = "computed from the config, not learnt"
 FROZEN = "the tower's own files are used instead; the family keeps it frozen"
 TEXT_HALF = "CLIP's text half, which no model here reads"
 
+OLD_NAMES = {
+    "llava.language_model.model.": LANGUAGE,
+    "llava.language_model.lm_head.": "llava.lm_head.",
+    "llava.multi_modal_projector.": PROJECTOR,
+    "llava.vision_tower.": CLIP,
+}
+"""Where Hugging Face's LLaVA kept its parts before; transformers still writes these names, and reads both."""
+
+PUBLISHED_WIDTH = 256  # of the prompts and the mask decoder of every published SAM
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def name_now(key: str) -> str:
+    """A key of a checkpoint of ours by the name of today."""
+    old = next((old for old in OLD_NAMES if key.startswith(old)), "")
+    return OLD_NAMES[old] + key.removeprefix(old) if old else key
+
+
+def ours_now(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Keys of a checkpoint of ours by the names of today."""
+    return {name_now(key): shape for key, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
@@ -142,3 +163,14 @@ def decoder_heads_of(inner: Shapes) -> int:
     if key not in inner:
         raise ValueError(f"the checkpoint's SAM has no {key}; it is not whole: download it again")
     return max(1, min(8, inner[key][-1] // 8))
+
+
+def heads_note(sam: SamConfig) -> tuple[str, ...]:
+    """What to say of the mask decoder's heads where it is not of the published width."""
+    decoder = parts(sam).decoder
+    if decoder.hidden_size == PUBLISHED_WIDTH:
+        return ()
+    return (
+        f"SAM's mask decoder is {decoder.hidden_size} wide, not {PUBLISHED_WIDTH}; nothing tells its attention heads, "
+        f"{decoder.num_attention_heads} were taken (--sam-decoder-heads)",
+    )

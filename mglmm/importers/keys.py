@@ -10,6 +10,7 @@ import contextlib
 import json
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,9 @@ def load_pickle(file: Path) -> Any:
     """A torch file with `weights_only`, mapped if it is of the zip format (older ones are read whole)."""
     with file.open("rb") as stream:
         zipped = stream.read(4) == b"PK\x03\x04"
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped or None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles in unusual protocols; what cannot be read raises
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped or None)
 
 
 @contextlib.contextmanager

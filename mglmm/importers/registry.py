@@ -11,10 +11,11 @@ from typing import Any, cast
 import torch
 
 from mglmm.checkpoint import replaced_folder
+from mglmm.config import BUNDLED
 from mglmm.importers import convert as making
 from mglmm.importers import ferret, glamm, lisa, llava, lora, mglmm_family
 from mglmm.importers.convert import Converted
-from mglmm.importers.families import Family
+from mglmm.importers.families import LANGUAGE, Family, heads_note, name_now
 from mglmm.importers.keys import Plan, Store, Take, listed, open_store, read_json
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.model import MglmmConfig
@@ -29,7 +30,7 @@ OTHERS = {
     "llava-hf": ("multi_modal_projector.", "a LLaVA in Hugging Face's layout"),
     "ferret": (ferret.MARK, "a Ferret, or its sampler alone"),
     "sam": ("image_encoder.patch_embed.", "an official SAM"),
-    "ours": ("llava.model.language_model.", "a checkpoint of ours"),
+    "ours": ("llava.", "a checkpoint of ours"),
 }
 """Layouts that are no grounding model of others, and what tells them."""
 WAYS = {
@@ -39,6 +40,24 @@ WAYS = {
     "ferret": "mglmm convert writes its sampler as a region encoder",
     "ours": "it needs no conversion: mglmm ask --model FOLDER",
 }
+
+
+def located(path: str | Path) -> Path:
+    """The folder or file meant: a path, the last checkpoint of a run's folder, `bundled`, or a cached hub name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    where = BUNDLED if str(path) == "bundled" else Path(path).expanduser()
+    if where.exists():
+        last = where / "last" / "model"
+        return last if (last / "config.json").is_file() else where
+    cached = making.tower_folder(str(path), Path())
+    if cached is None:
+        hub = str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
+        way = f"download it (hf download {path})" if hub else "check the path"
+        raise ValueError(f"no checkpoint at {path} on this machine; {way}")
+    return cached
 
 
 def detect(store: Store) -> str:
@@ -133,12 +152,12 @@ def convert(
         ValueError: the checkpoint is damaged, incomplete, of another family, or its parts do not fit; says which.
         OSError: writing failed.
     """
-    path, out = Path(path), Path(out)
+    path, out = located(path), Path(out)
     check_out(path, out)
     with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
         unwrapped = lora.unwrap(open_store(zeroed(path, scratch, "base")), lora_alpha)
         if adapter is not None:
-            more = lora.unwrap(open_store(zeroed(Path(adapter), scratch, "adapter")), lora_alpha)
+            more = lora.unwrap(open_store(zeroed(located(adapter), scratch, "adapter")), lora_alpha)
             unwrapped = lora.merged_with(unwrapped.store, more)
         elif lora.is_bare(unwrapped):
             raise ValueError(
@@ -195,7 +214,8 @@ def convert_family(
         cast(Any, config).architectures = ["Mglmm"]
         config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-    return Converted(kind.name, out, len(plan.takes), making.counted(plan), unwrapped.notes)
+    notes = unwrapped.notes if sam_decoder_heads else (*unwrapped.notes, *heads_note(sam))
+    return Converted(kind.name, out, len(plan.takes), making.counted(plan), notes)
 
 
 def planned(kind: Family, store: Store, unwrapped: lora.Unwrapped, sam: Any) -> Plan:
@@ -235,14 +255,14 @@ def merge(
     """Adapters into their base: one of ours, or a published one (which is converted on the way).
 
     Args:
-        base: a folder.
+        base: a folder (of a run, too), `bundled`, or a cached hub name.
         adapter: a peft folder, a weights file with the wrapped model's keys, or DeepSpeed's shards.
         out: see `convert`; so are the others.
 
     Raises:
         ValueError: the adapters were made for another base; else see `convert`.
     """
-    base, adapter, out = Path(base), Path(adapter), Path(out)
+    base, adapter, out = located(base), located(adapter), Path(out)
     store = open_store(base) if not lora.is_zero(base) else None
     if store is None or detect(store) != "ours":
         return convert(
@@ -255,6 +275,7 @@ def merge(
             adapter=adapter,
         )
     check_out(base, out)
+    store = store.renamed({key: name_now(key) for key in store.entries})
     with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
         more = lora.unwrap(open_store(zeroed(adapter, scratch, "adapter")), lora_alpha)
         unwrapped = lora.merged_with(store, in_our_names(more, store))
@@ -285,9 +306,9 @@ def renamer(kind: Family, ours: Mapping[str, Any]) -> Callable[[str], str]:
     """A function from a key of our model, of Hugging Face's LLaVA or of the original layout to our key."""
 
     def name(key: str) -> str:
-        for candidate in (key, f"llava.{key}", f"llava.model.language_model.{key}", kind.ours(key)):
-            if candidate is not None and candidate in ours:
-                return candidate
+        for candidate in (key, f"llava.{key}", f"{LANGUAGE}{key}", kind.ours(key)):
+            if candidate is not None and name_now(candidate) in ours:
+                return name_now(candidate)
         return key
 
     return name

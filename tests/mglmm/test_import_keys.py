@@ -161,6 +161,23 @@ def test_a_peft_adapter_merges_into_ours_and_into_theirs(copy, tmp_path, ours):
     load_checkpoint(tmp_path / "merged")
 
 
+@pytest.mark.parametrize("prefix", ["llava.model.language_model.", "language_model.model.", "model."])
+def test_an_adapter_merges_into_what_training_saved(tmp_path, command, prefix):
+    """transformers saves our models under LLaVA's older names; adapters may speak either, or the language model's."""
+    a, b = torch.randn(2, 192), torch.randn(192, 2)
+    layer = f"base_model.model.{prefix}layers.0.self_attn.q_proj"
+    (tmp_path / "adapter").mkdir()
+    state = {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+    save_file(state, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 3}')
+    done = command("merge", "bundled", tmp_path / "adapter", tmp_path / "out")
+    assert done.code == 0, done.err
+    before, after = (load_checkpoint(path)[0].state_dict() for path in ("bundled", tmp_path / "out"))
+    key = "llava.model.language_model.layers.0.self_attn.q_proj.weight"
+    assert torch.allclose(after[key], before[key] + 1.5 * b @ a, rtol=1e-3, atol=1e-3)  # stored in float16
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name != key)
+
+
 def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):
     folder = copy("lisa")
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
