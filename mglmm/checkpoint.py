@@ -203,7 +203,10 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}); copy it again") from None
     found = config.get("model_type") if isinstance(config, dict) else config
     if found != MglmmConfig.model_type:
-        raise ValueError(f"{folder} is a checkpoint of {found!r}, not of {MglmmConfig.model_type!r}; give one of ours")
+        raise ValueError(
+            f"{folder} is a checkpoint of {found!r}, not of {MglmmConfig.model_type!r}; give one of ours, or "
+            f"make a published one ours first: mglmm convert {folder} OUT"
+        )
     for patterns in (("*.safetensors",), ("tokenizer.json", "tokenizer.model")):
         if not any(file for pattern in patterns for file in folder.glob(pattern)):
             raise ValueError(f"{folder} holds no {' or '.join(patterns)}; copy the whole folder again")

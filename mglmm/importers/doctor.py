@@ -13,20 +13,13 @@ from typing import Any, TypeVar
 
 from mglmm.checkpoint import check_folder
 from mglmm.importers import lora
-from mglmm.importers.convert import (
-    check_vocabulary,
-    embedding_rows,
-    find_tower,
-    llava_config,
-    mglmm_config,
-    wanted_shapes,
-    with_tower,
-)
+from mglmm.importers.convert import check_vocabulary, embedding_rows, llava_config, mglmm_config, wanted_shapes
 from mglmm.importers.families import Family, ours_now
 from mglmm.importers.keys import Store, open_store, read_json
 from mglmm.importers.registry import FAMILIES, OTHERS, detect, located, planned
 from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, parts, size
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
+from mglmm.importers.tower import check_tower, find_tower, with_tower
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.templates import FAMILIES as FORMS
@@ -164,6 +157,7 @@ def look_at_published(
     tower = found.attempt(lambda: find_tower(vision_tower, config or {}, folder)) if config else None
     sam = found.attempt(lambda: kind.sam_config(store.shapes, None))
     if tower is not None:
+        found.attempt(lambda: check_tower(folder, unwrapped.store.shapes, tower))
         store = with_tower(store, tower)
         found.image_tokens = (int(tower.config.image_size) // int(tower.config.patch_size)) ** 2  # type: ignore[arg-type]
         found.facts["vision tower"] = f"{tower.where}, {tower.config.image_size} px"
@@ -181,7 +175,7 @@ def look_at_published(
         wanted = wanted_shapes(mglmm_config(kind, llava, sam, region, **settings))
         plan = planned(kind, store, unwrapped, sam)
         found.facts["keys"] = f"{len(plan.takes)} taken, {len(plan.ignored)} left out with a reason"
-        plan.check(folder, store.shapes, wanted)
+        plan.check(folder, store.shapes, wanted, kind.theirs(sam))
 
     found.attempt(compare)
     return store

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from mglmm.importers.keys import Entry, Plan, Store, listed, load_pickle, read_json, reading
+from mglmm.importers.keys import Entry, Store, listed, load_pickle, read_json, reading
+from mglmm.importers.plan import Plan
 
 PREFIXES = ("base_model.model.", "module.", "_orig_mod.")
 WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")

@@ -12,8 +12,9 @@ from transformers import LlavaForConditionalGeneration
 from mglmm.checkpoint import load_checkpoint
 from mglmm.importers import convert, merge
 from mglmm.importers.convert import write_weights
-from mglmm.importers.keys import KeyMismatchError, open_store
+from mglmm.importers.keys import open_store
 from mglmm.importers.lora import without_wrappers
+from mglmm.importers.plan import KeyMismatchError
 
 
 def weights(folder):
@@ -46,7 +47,7 @@ def test_a_table_names_what_is_missing_extra_and_of_another_shape(copy, tmp_path
     with pytest.raises(KeyMismatchError, match="3 keys do not fit its config.json: missing .*norm.weight") as caught:
         convert(folder, tmp_path / "out")
     assert {(line.what, line.key) for line in caught.value.lines} == {
-        ("missing", "llava.model.language_model.norm.weight"),
+        ("missing", "model.norm.weight"),
         ("extra", "model.stranger.weight"),
         ("shape", "model.mm_projector.bias"),
     }
