@@ -17,7 +17,7 @@ from pycocotools import mask as rle
 from safetensors.torch import load_file
 
 from mglmm.checkpoint import load_checkpoint
-from mglmm.importers import FAMILIES, convert
+from mglmm.importers import FAMILIES
 from mglmm.importers.families import SAM
 from mglmm.inputs import IGNORE, PADDING, Batch
 from mglmm.train.grounding import mask_losses, token_loss
@@ -47,16 +47,15 @@ class Golden:
 
 
 @pytest.fixture(scope="module")
-def golden(shared, tmp_path_factory):
+def golden(shared, converted):
     """A function from a family to its converted checkpoint and what was recorded of it."""
     known = {}
 
     def load(family):
         if family not in known:
-            folder, out = shared("golden", family), tmp_path_factory.mktemp("imported") / family
-            convert(folder / "checkpoint", out)
-            facts = json.loads((folder / "golden.json").read_text())
-            known[family] = Golden(folder, facts, load_file(folder / "golden.safetensors"), *load_checkpoint(out))
+            folder = shared("golden", family)
+            facts, tensors = json.loads((folder / "golden.json").read_text()), load_file(folder / "golden.safetensors")
+            known[family] = Golden(folder, facts, tensors, *load_checkpoint(converted(family)))
         return known[family]
 
     return load
