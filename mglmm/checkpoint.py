@@ -21,7 +21,7 @@ from mglmm.config import BUNDLED
 from mglmm.config_check import check_config
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
-from mglmm.quant import Quant, quantization_config
+from mglmm.quant import Quant, check_widths, quantization_config
 from mglmm.tokenizer import tokenizer_hash
 
 MAX_LISTED = 8
@@ -140,6 +140,7 @@ def load_checkpoint(
             f"{where}: the tokenizer beside the weights is not the one they were trained with "
             f"(hash {tokenizer_hash(processor.tokenizer)}, expected {config.tokenizer_hash}); restore its files"
         )
+    check_widths(quant, config.language(), device)
     try:
         reduced = {} if quant == "none" else {"quantization_config": quantization_config(quant, dtype)}
         reduced |= {"device_map": {"": device}} if device and reduced else {}

@@ -165,7 +165,7 @@ def look_at_published(
         found.facts["vision tower"] = "not found, and not in the memory below (a CLIP ViT-L/14 takes 0.6 GB in fp16)"
     if config is None or tokenizer is None or rows is None or tower is None or sam is None:
         return store
-    form = FORMS[kind.name]
+    form, kind = FORMS[kind.name], kind.as_stored(store.shapes, config)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "[SEG]", form.region)}  # type: ignore[arg-type]
 
     def compare() -> None:

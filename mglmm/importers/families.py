@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import SamConfig
@@ -81,6 +81,12 @@ class Family:
     region_config: Callable[[Shapes, Mapping[str, Any]], dict[str, Any]] | None = None
     region_key: Callable[[str], str | None] | None = None  # their key behind `regions` -> ours behind region_encoder.
     region_name: Callable[[str], str] | None = None  # and back
+
+    def as_stored(self, shapes: Shapes, config: Mapping[str, Any]) -> Family:
+        """The family; without its region encoder where config.json says (`with_region`) that it was trained so."""
+        if config.get("with_region") is False and not any(key.startswith(self.regions) for key in shapes):
+            return replace(self, region_encoder="none", region_config=None)
+        return self
 
     def region_settings(
         self, shapes: Shapes, config: Mapping[str, Any], given: Mapping[str, Any] | None

@@ -188,6 +188,7 @@ def convert_family(
     """`convert` for a grounding model; see there."""
     folder = path if path.is_dir() else path.parent
     published = read_json(folder / "config.json")
+    kind = kind.as_stored(unwrapped.store.shapes, published)
     tower = find_tower(vision_tower, published, folder)
     rows = making.embedding_rows(unwrapped.store)
     tokenizer = legacy_tokenizer(folder, kind.name)

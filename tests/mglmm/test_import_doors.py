@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from mglmm.checkpoint import load_checkpoint
+from mglmm_data.masks import decode
 
 LANGUAGE = "llava.model.language_model."
 
@@ -42,6 +43,26 @@ def test_ask(command, shared, converted, family, image):
     asked = command("ask", shared("golden", family, f"{image}.png"), QUESTION, "--model", converted(family), "--json")
     assert asked.code == 0, asked.err
     assert json.loads(asked.out)["phrases"][0]["instances"]
+
+
+def test_layers_too_narrow_for_four_bits(command, shared, converted):
+    asked = command("ask", shared("golden", "lisa", "img_a.png"), "--model", converted("lisa"), "--quant", "int4")
+    assert asked.code == 2
+    assert "rows of a multiple of 64, this model's intermediate_size is 96; use --quant int8" in asked.err
+
+
+def test_eight_bits_answer_the_same(command, shared, converted):
+    pytest.importorskip("torchao")
+    picture = shared("golden", "lisa", "img_a.png")
+    masks, texts = [], []
+    for quant in ("none", "int8"):
+        asked = command("ask", picture, QUESTION, "--model", converted("lisa"), "--quant", quant, "--json")
+        assert asked.code == 0, asked.err
+        answer = json.loads(asked.out)
+        texts.append(answer["text"])
+        masks.append(decode(answer["phrases"][0]["instances"][0]["segmentation"]))
+    assert texts[0] == texts[1]
+    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() >= 0.98
 
 
 def test_boxes_reach_their_place(command, shared, converted):

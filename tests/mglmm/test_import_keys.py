@@ -188,6 +188,19 @@ def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):
     assert set(open_store(folder).entries) == set(state)
 
 
+def test_glamm_that_was_trained_without_regions(copy, tmp_path, command):
+    folder = copy("glamm")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    kept = {key: value for key, value in state.items() if "region_encoder" not in key}
+    torch.save(kept, folder / "pytorch_model.bin")
+    assert "region encoder's width is read; get it whole" in command("convert", folder, tmp_path / "out").err
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "with_region": False}))
+    assert command("doctor", folder).code == 0
+    assert command("convert", folder, tmp_path / "out").code == 0
+    assert load_checkpoint(tmp_path / "out")[0].config.region_encoder == "none"
+
+
 def test_llava_in_its_original_layout(copy, tmp_path, command):
     """A LLaVA-1.5 is MGLMM without SAM and projection; Hugging Face's model of the result has the same weights."""
     from mglmm.build import ModelConfig, build
