@@ -232,7 +232,8 @@ def described(where: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of transformers' and the hub's own kinds
-        reason = str(error).strip().splitlines()[-1].strip() or type(error).__name__
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        reason = re.sub(r"^\w+Error: ", "", last[0].strip()).rstrip(".")
         raise ValueError(f"{where} describes no {what} ({reason}); restore the one saved with the weights") from error
 
 
