@@ -21,7 +21,7 @@ from mglmm.config import BUNDLED
 from mglmm.config_check import check_config
 from mglmm.model import Mglmm, MglmmConfig
 from mglmm.processor import MglmmProcessor
-from mglmm.quant import Quant, quantization_config
+from mglmm.quant import Quant, check_widths, quantization_config
 from mglmm.tokenizer import tokenizer_hash
 
 MAX_LISTED = 8
@@ -140,6 +140,7 @@ def load_checkpoint(
             f"{where}: the tokenizer beside the weights is not the one they were trained with "
             f"(hash {tokenizer_hash(processor.tokenizer)}, expected {config.tokenizer_hash}); restore its files"
         )
+    check_widths(quant, config.language(), device)
     try:
         reduced = {} if quant == "none" else {"quantization_config": quantization_config(quant, dtype)}
         reduced |= {"device_map": {"": device}} if device and reduced else {}
@@ -203,7 +204,10 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}); copy it again") from None
     found = config.get("model_type") if isinstance(config, dict) else config
     if found != MglmmConfig.model_type:
-        raise ValueError(f"{folder} is a checkpoint of {found!r}, not of {MglmmConfig.model_type!r}; give one of ours")
+        raise ValueError(
+            f"{folder} is a checkpoint of {found!r}, not of {MglmmConfig.model_type!r}; give one of ours, or "
+            f"make a published one ours first: mglmm convert {folder} OUT"
+        )
     for patterns in (("*.safetensors",), ("tokenizer.json", "tokenizer.model")):
         if not any(file for pattern in patterns for file in folder.glob(pattern)):
             raise ValueError(f"{folder} holds no {' or '.join(patterns)}; copy the whole folder again")

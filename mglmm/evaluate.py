@@ -92,11 +92,13 @@ def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str
     """The held-out world; each further checkpoint is a column."""
     (first, path), *others = names.items()
     grounder, meta = load(path, config.generation)
+    check_regions(config, grounder, path)
     told = limit_rows(config, grounder)
     report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta)
     report = replace(report, rows=(*report.rows, *told))
     for name, path in others:
         grounder, _ = load(path, config.generation)
+        check_regions(config, grounder, path)
         plain = config.model_copy(update={"blind": False, "resamples": 0, "heads": ""})
         scored = evaluate_world(grounder.predict, plain, on_progress=tell(name))
         rows = (*scored.rows, *limit_rows(plain, grounder))
@@ -107,6 +109,13 @@ def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str
         )
         report = replace(report, rows=tuple(rows))
     return replace(report, meta={**report.meta, "seconds": round(time.monotonic() - started, 1)})
+
+
+def check_regions(config: WorldEval, grounder: Grounder, path: str) -> None:
+    """Raise ValueError where a model that reads no regions (LISA, MGLMM) would be asked about one."""
+    if "region" in config.tasks and grounder.model.config.region_encoder == "none":
+        others = ", ".join(task for task in config.tasks if task != "region")
+        raise ValueError(f"{path} reads no regions, as the task region needs; leave it out: tasks=[{others}]")
 
 
 def limit_rows(config: WorldEval, grounder: Grounder) -> list[Row]:

@@ -124,52 +124,47 @@ class Run:
         """Run the image prefixes once each, then all prompts behind them, padded on the left."""
         device = images.tokens.device
         prefix = self.encoder.prefix().ids
-        if self.reuse is not None:
-            self.start_reused(images, prompts, self.reuse, prefix)
-            return
-        used = sorted({prompt.image for prompt in prompts})
-        ids = torch.tensor([prefix] * len(used), device=device)
-        embeds = self.model.embed(ids, images.tokens[used], images.tokens.new_zeros(0, images.tokens.shape[-1]))
-        self.cache = DynamicCache(config=self.language.config)
-        self.forward(embeds, torch.ones_like(ids), torch.arange(len(prefix), device=device).expand(len(used), -1))
-        rows = torch.tensor([used.index(prompt.image) for prompt in prompts], device=device)
-        if len(rows) != len(used) or rows.tolist() != list(range(len(used))):
-            self.cache.batch_select_indices(rows)
+        kept = self.resume(prefix, prompts)
+        if kept < 0:
+            self.start_images(images, prefix, [prompt.image for prompt in prompts])
+        kept = max(kept, 0)
         longest = max(len(prompt.ids) for prompt in prompts)
         pad = self.encoder.ids.pad
         ids = torch.tensor([[pad] * (longest - len(p.ids)) + p.ids for p in prompts], device=device)
         own = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in prompts], device=device)
         self.mask = torch.cat([own.new_ones(len(prompts), len(prefix)), own], 1)
         positions = (len(prefix) + own.cumsum(1) - 1).clamp_min(0)
-        regions = torch.cat([prompt.regions for prompt in prompts])
-        self.hidden = self.forward(self.model.embed(ids, None, regions), self.mask, positions)[:, -1]
+        embeds = self.model.embed(ids, None, torch.cat([prompt.regions for prompt in prompts]))
+        self.hidden = self.forward(embeds[:, kept:], self.mask, positions[:, kept:])[:, -1]
         self.position = positions[:, -1]
 
-    def start_reused(
-        self, images: ImageState, prompts: Sequence[Prompted], reuse: PrefixCache, prefix: list[int]
-    ) -> None:
-        """One prompt whose beginning may be in the cache of earlier turns."""
+    def start_images(self, images: ImageState, prefix: list[int], order: list[int]) -> None:
+        """A new cache that holds, for each prompt, the prefix of its image; each image runs once."""
+        device, used = images.tokens.device, sorted(set(order))
+        ids = torch.tensor([prefix] * len(used), device=device)
+        embeds = self.model.embed(ids, images.tokens[used], images.tokens.new_zeros(0, images.tokens.shape[-1]))
+        self.cache = DynamicCache(config=self.language.config)
+        self.forward(embeds, torch.ones_like(ids), torch.arange(len(prefix), device=device).expand(len(used), -1))
+        rows = [used.index(image) for image in order]
+        if rows != list(range(len(used))):
+            self.cache.batch_select_indices(torch.tensor(rows, device=device))
+
+    def resume(self, prefix: list[int], prompts: Sequence[Prompted]) -> int:
+        """Go on with the cache of earlier turns; returns how many ids of the prompt it holds, -1 without it."""
+        if self.reuse is None:
+            return -1
         (prompt,) = prompts
-        ids = prefix + prompt.ids
+        self.fed = prefix + prompt.ids
         common = 0
-        while common < min(len(ids) - 1, len(reuse.ids)) and ids[common] == reuse.ids[common]:
+        while common < min(len(self.fed) - 1, len(self.reuse.ids)) and self.fed[common] == self.reuse.ids[common]:
             common += 1
-        common = common if common >= len(prefix) else 0
-        device = images.tokens.device
-        whole = torch.tensor([ids], device=device)
-        embeds = self.model.embed(whole, images.tokens[[prompt.image]], prompt.regions)
-        if reuse.cache is None or common == 0:
-            self.cache, common = DynamicCache(config=self.language.config), 0
-        else:
-            self.cache = reuse.cache
-            surplus = self.cache.get_seq_length() - common
-            if surplus > 0:
-                self.cache.crop(-surplus)
-        self.mask = torch.ones(1, len(ids), dtype=torch.long, device=device)
-        positions = torch.arange(common, len(ids), device=device)[None]
-        self.hidden = self.forward(embeds[:, common:], self.mask, positions)[:, -1]
-        self.position = positions[:, -1]
-        self.fed = list(ids)
+        if self.reuse.cache is None or common < len(prefix):
+            return -1
+        self.cache = self.reuse.cache
+        surplus = self.cache.get_seq_length() - common
+        if surplus > 0:
+            self.cache.crop(-surplus)
+        return common - len(prefix)
 
     def forward(self, embeds: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """States float[R, L, D] after the final norm; extends the cache."""

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, cast, get_args
 
 import torch
+from transformers import LlamaConfig
 
 from mglmm.model import Mglmm
 
@@ -20,6 +21,7 @@ BACKENDS = {"int8": "torchao", "int4": "bitsandbytes"}
 INNER = ("vision_tower", "multi_modal_projector")
 KEPT = ("bridge", "seg_projection", "region_encoder", "llava.lm_head", *(f"llava.model.{name}" for name in INNER))
 """Modules that are never quantised, by their place in the model."""
+NF4_BLOCK = 64
 EXTRA = "pip install 'mglmm[quant]'"
 
 
@@ -62,6 +64,22 @@ def quantization_config(kind: Quant, dtype: torch.dtype = torch.float32) -> Any:
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(KEPT),
     )
+
+
+def check_widths(kind: Quant, language: LlamaConfig, device: str | None) -> None:
+    """On processors bitsandbytes multiplies blocks of 64 weights of one row; its own complaint comes with the answer.
+
+    Raises:
+        ValueError: rows of this language model are no multiple of a block.
+    """
+    if kind != "int4" or not str(device or "cpu").startswith("cpu"):
+        return
+    for name in ("hidden_size", "intermediate_size"):
+        if (width := cast(int, getattr(language, name))) % NF4_BLOCK:
+            raise ValueError(
+                f"int4 weights on a processor need rows of a multiple of {NF4_BLOCK}, this model's {name} is {width}; "
+                "use --quant int8"
+            )
 
 
 def weight_bytes(model: Mglmm) -> int:

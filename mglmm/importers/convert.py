@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, SamConfig
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from mglmm.importers.families import TOWER, Family
-from mglmm.importers.keys import Plan, Store, Take, open_store, read_json
+from mglmm.importers.families import Family
+from mglmm.importers.keys import Store, described
+from mglmm.importers.plan import Plan, Take
 from mglmm.model import Mglmm, MglmmConfig
 from sam_bridge.weights import TIED
 
@@ -63,81 +65,6 @@ class Converted:
         return (f'ask with it: mglmm ask PHOTO "What is in this image?" --model {self.folder}',)
 
 
-@dataclass(frozen=True)
-class Tower:
-    """The CLIP that a published checkpoint names but does not hold."""
-
-    where: str
-    config: CLIPVisionConfig
-    image_processor: CLIPImageProcessorPil
-    store: Store
-
-
-def find_tower(given: str | None, config: Mapping[str, Any], folder: Path) -> Tower:
-    """The vision tower: as given, else where the checkpoint's config says, read from that folder.
-
-    Raises:
-        ValueError: none was given and the one named is not on this machine, or the folder is no CLIP.
-    """
-    named = next((str(config[key]) for key in TOWER_KEYS if config.get(key)), None)
-    for name in (given,) if given else (named,):
-        where = tower_folder(name, folder)
-        if where is not None:
-            return read_tower(where)
-    if given:
-        raise ValueError(
-            f"--vision-tower {given} is no folder and not in the Hugging Face cache; download it "
-            f"(hf download {given if given.count('/') == 1 else 'openai/clip-vit-large-patch14'}) and give its folder"
-        )
-    if named is None:
-        raise ValueError(f"{folder / 'config.json'} names no vision tower; give the folder of its CLIP: --vision-tower")
-    raise ValueError(
-        f"{folder} was trained with the vision tower {named}, which is not on this machine; download it and give its "
-        "folder: --vision-tower FOLDER"
-    )
-
-
-TOWER_KEYS = ("vision_tower", "mm_vision_tower", "vision_module", "mm_vision_module")
-
-
-def tower_folder(name: str | None, folder: Path) -> Path | None:
-    """A tower's folder: a path as it is, or relative to the checkpoint; a hub name if it is in the local cache."""
-    if not name:
-        return None
-    for path in (Path(name).expanduser(), folder / name):
-        if path.is_dir():
-            return path
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        return None
-    from transformers.utils.hub import cached_file
-
-    try:
-        found = cached_file(name, "config.json", local_files_only=True)
-    except (OSError, ValueError):
-        return None
-    return None if found is None else Path(found).parent
-
-
-def read_tower(where: Path) -> Tower:
-    """Sizes, preprocessing and weights of a CLIP (the whole or its vision half) in transformers' layout."""
-    content = read_json(where / "config.json")
-    sizes = content.get("vision_config") if content.get("model_type") == "clip" else content
-    if not isinstance(sizes, dict) or not str(content.get("model_type", "")).startswith("clip"):
-        raise ValueError(
-            f"the vision tower {where} is a {content.get('model_type')!r}, not a CLIP; "
-            "give the CLIP that the checkpoint was trained with: --vision-tower FOLDER"
-        )
-    if not (where / "preprocessor_config.json").exists():
-        raise ValueError(f"the vision tower {where} has no preprocessor_config.json; copy the whole folder")
-    sizes = {key: value for key, value in sizes.items() if key not in ("model_type", "architectures", "torch_dtype")}
-    return Tower(str(where), CLIPVisionConfig(**sizes), CLIPImageProcessorPil.from_pretrained(where), open_store(where))
-
-
-def with_tower(store: Store, tower: Tower) -> Store:
-    """The checkpoint's tensors and the tower's, each under its own key."""
-    return Store(store.path, {**store.entries, **{TOWER + key: e for key, e in tower.store.entries.items()}})
-
-
 def llava_config(
     config: Mapping[str, Any], rows: int, tower: CLIPVisionConfig, image_token: int, where: Path
 ) -> LlavaConfig:
@@ -154,30 +81,47 @@ def llava_config(
     if missing:
         raise ValueError(f"{where / 'config.json'} lacks {', '.join(missing)}; restore the one saved with the weights")
     kept = {key: config[key] for key in LLAMA_KEYS if config.get(key) is not None}
-    if config.get("mm_vision_select_feature", "patch") not in ("patch", "cls_patch"):
+    feature = config.get("mm_vision_select_feature", "patch")
+    if feature not in ("patch", "cls_patch"):
         raise ValueError(
-            f"{where / 'config.json'}: mm_vision_select_feature is {config['mm_vision_select_feature']!r}; "
-            "patch and cls_patch are known"
+            f"{where / 'config.json'}: mm_vision_select_feature is {feature!r}; patch and cls_patch are known"
         )
-    side = cast(int, tower.image_size) // cast(int, tower.patch_size)
-    return LlavaConfig(
-        vision_config=tower.to_dict(),
-        text_config=LlamaConfig(
+    layer, depth = config.get("mm_vision_select_layer", -2), cast(int, tower.num_hidden_layers)
+    if layer not in range(-depth - 1, depth + 1):
+        raise ValueError(
+            f"{where / 'config.json'}: mm_vision_select_layer is {layer!r}, but the vision tower has {depth} layers; "
+            "give the CLIP that the checkpoint was trained with: --vision-tower FOLDER"
+        )
+    pad = config.get("pad_token_id", 0)
+    with described(where / "config.json", "LLaMA"):
+        text = LlamaConfig(
             **kept,
             vocab_size=rows,
             bos_token_id=config.get("bos_token_id", 1),
             eos_token_id=config.get("eos_token_id", 2),
-            pad_token_id=config.get("pad_token_id", 0),
+            pad_token_id=pad if pad in range(rows) else None,  # -1 in the first LLaMAs
             tie_word_embeddings=False,
-        ).to_dict(),
+        )
+        check_names(text)
+    side = cast(int, tower.image_size) // cast(int, tower.patch_size)
+    return LlavaConfig(
+        vision_config=tower.to_dict(),
+        text_config=text.to_dict(),
         image_token_index=image_token,
         image_seq_length=side**2,
-        vision_feature_layer=config.get("mm_vision_select_layer", -2),
-        vision_feature_select_strategy="default"
-        if config.get("mm_vision_select_feature", "patch") == "patch"
-        else "full",
+        vision_feature_layer=layer,
+        vision_feature_select_strategy="default" if feature == "patch" else "full",
         tie_word_embeddings=False,
     )
+
+
+def check_names(config: LlamaConfig) -> None:
+    """Raise ValueError where an activation or a kind of rotation is not one that transformers has."""
+    if config.hidden_act not in ACT2FN:
+        raise ValueError(f"hidden_act {config.hidden_act!r} is unknown")
+    kind = str((cast(Any, config).rope_parameters or {}).get("rope_type", "default"))
+    if kind not in ("default", *ROPE_INIT_FUNCTIONS):
+        raise ValueError(f"rope_scaling of type {kind!r} is unknown; known: {', '.join(ROPE_INIT_FUNCTIONS)}")
 
 
 def mglmm_config(

@@ -12,23 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mglmm.checkpoint import check_folder
-from mglmm.config import BUNDLED
 from mglmm.importers import lora
-from mglmm.importers.convert import (
-    check_vocabulary,
-    embedding_rows,
-    find_tower,
-    llava_config,
-    mglmm_config,
-    tower_folder,
-    wanted_shapes,
-    with_tower,
-)
-from mglmm.importers.families import Family
+from mglmm.importers.convert import check_vocabulary, embedding_rows, llava_config, mglmm_config, wanted_shapes
+from mglmm.importers.families import Family, ours_now
 from mglmm.importers.keys import Store, open_store, read_json
-from mglmm.importers.registry import FAMILIES, OTHERS, detect, planned
-from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, ours_now, parts, size
+from mglmm.importers.registry import FAMILIES, OTHERS, detect, located, planned
+from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, parts, size
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
+from mglmm.importers.tower import check_tower, find_tower, with_tower
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.templates import FAMILIES as FORMS
@@ -98,7 +89,7 @@ def diagnose(path: str | Path, vision_tower: str | None = None) -> Diagnosis:
     Raises:
         ValueError: there is nothing at `path`, or its keys are of no layout known here.
     """
-    where = find(str(path))
+    where = located(path)
     found = Diagnosis(str(path))
     folder = where if where.is_dir() else where.parent
     if where.is_dir() and lora.is_zero(where):
@@ -141,23 +132,6 @@ def family_of(unwrapped: lora.Unwrapped, folder: Path) -> str:
     return "tower" if store.path.is_dir() and kind.startswith("clip") else detect(store)
 
 
-def find(path: str) -> Path:
-    """The folder or file meant.
-
-    Raises:
-        ValueError: there is none.
-    """
-    where = BUNDLED if path == "bundled" else Path(path).expanduser()
-    if where.exists():
-        return where
-    cached = tower_folder(path, Path())
-    if cached is None:
-        hub = path.count("/") == 1 and not path.startswith((".", "/", "~"))
-        way = f"download it (hf download {path})" if hub else "check the path"
-        raise ValueError(f"no checkpoint at {path} on this machine; {way}")
-    return cached
-
-
 def guess(found: Diagnosis, folder: Path) -> None:
     """What config.json says where the weights do not speak."""
     if (folder / "config.json").is_file():
@@ -183,6 +157,7 @@ def look_at_published(
     tower = found.attempt(lambda: find_tower(vision_tower, config or {}, folder)) if config else None
     sam = found.attempt(lambda: kind.sam_config(store.shapes, None))
     if tower is not None:
+        found.attempt(lambda: check_tower(folder, unwrapped.store.shapes, tower))
         store = with_tower(store, tower)
         found.image_tokens = (int(tower.config.image_size) // int(tower.config.patch_size)) ** 2  # type: ignore[arg-type]
         found.facts["vision tower"] = f"{tower.where}, {tower.config.image_size} px"
@@ -190,7 +165,7 @@ def look_at_published(
         found.facts["vision tower"] = "not found, and not in the memory below (a CLIP ViT-L/14 takes 0.6 GB in fp16)"
     if config is None or tokenizer is None or rows is None or tower is None or sam is None:
         return store
-    form = FORMS[kind.name]
+    form, kind = FORMS[kind.name], kind.as_stored(store.shapes, config)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "[SEG]", form.region)}  # type: ignore[arg-type]
 
     def compare() -> None:
@@ -200,7 +175,7 @@ def look_at_published(
         wanted = wanted_shapes(mglmm_config(kind, llava, sam, region, **settings))
         plan = planned(kind, store, unwrapped, sam)
         found.facts["keys"] = f"{len(plan.takes)} taken, {len(plan.ignored)} left out with a reason"
-        plan.check(folder, store.shapes, wanted)
+        plan.check(folder, store.shapes, wanted, kind.theirs(sam))
 
     found.attempt(compare)
     return store

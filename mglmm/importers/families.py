@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import SamConfig
 
-from mglmm.importers.keys import Plan, Store, Take
+from mglmm.importers.keys import Store, listed
+from mglmm.importers.plan import Plan, Take
 from sam_bridge import weights
+from sam_bridge.config import parts
 
 TOWER = "vision tower file: "
 """Prefix of keys that come out of the vision tower's own files."""
@@ -23,12 +25,46 @@ LANGUAGE = "llava.model.language_model."
 CLIP = "llava.model.vision_tower."
 PROJECTOR = "llava.model.multi_modal_projector."
 SAM = "bridge.sam."
+REGION = "region_encoder."
 INSIDE_TOWER = "model.vision_tower.vision_tower."
 RECOMPUTED = "computed from the config, not learnt"
 FROZEN = "the tower's own files are used instead; the family keeps it frozen"
 TEXT_HALF = "CLIP's text half, which no model here reads"
 
+OLD_NAMES = {
+    "llava.language_model.model.": LANGUAGE,
+    "llava.language_model.lm_head.": "llava.lm_head.",
+    "llava.multi_modal_projector.": PROJECTOR,
+    "llava.vision_tower.": CLIP,
+}
+"""Where Hugging Face's LLaVA kept its parts before; transformers still writes these names, and reads both."""
+
+SAM_SIZES = (
+    "image_encoder.pos_embed",
+    "image_encoder.patch_embed.proj.weight",
+    "image_encoder.blocks.0.mlp.lin1.weight",
+    "image_encoder.neck.0.weight",
+    "prompt_encoder.mask_downscaling.3.weight",
+    "mask_decoder.iou_token.weight",
+    "mask_decoder.mask_tokens.weight",
+    "mask_decoder.transformer.layers.0.mlp.lin1.weight",
+    "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj.weight",
+    "mask_decoder.iou_prediction_head.layers.0.weight",
+)
+"""Keys whose shapes tell a SAM's sizes; `sam_bridge.weights.infer_config`."""
+PUBLISHED_WIDTH = 256  # of the prompts and the mask decoder of every published SAM
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def name_now(key: str) -> str:
+    """A key of a checkpoint of ours by the name of today."""
+    old = next((old for old in OLD_NAMES if key.startswith(old)), "")
+    return OLD_NAMES[old] + key.removeprefix(old) if old else key
+
+
+def ours_now(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Keys of a checkpoint of ours by the names of today."""
+    return {name_now(key): shape for key, shape in shapes.items()}
 
 
 @dataclass(frozen=True)
@@ -44,6 +80,13 @@ class Family:
     regions: str = ""  # prefix of the region encoder's keys
     region_config: Callable[[Shapes, Mapping[str, Any]], dict[str, Any]] | None = None
     region_key: Callable[[str], str | None] | None = None  # their key behind `regions` -> ours behind region_encoder.
+    region_name: Callable[[str], str] | None = None  # and back
+
+    def as_stored(self, shapes: Shapes, config: Mapping[str, Any]) -> Family:
+        """The family; without its region encoder where config.json says (`with_region`) that it was trained so."""
+        if config.get("with_region") is False and not any(key.startswith(self.regions) for key in shapes):
+            return replace(self, region_encoder="none", region_config=None)
+        return self
 
     def region_settings(
         self, shapes: Shapes, config: Mapping[str, Any], given: Mapping[str, Any] | None
@@ -66,8 +109,18 @@ class Family:
         return {key[len(self.sam) :]: shape for key, shape in shapes.items() if key.startswith(self.sam)}
 
     def sam_config(self, shapes: Shapes, decoder_heads: int | None) -> SamConfig:
-        """SAM's sizes; see `decoder_heads_of`."""
+        """SAM's sizes; see `decoder_heads_of`.
+
+        Raises:
+            ValueError: keys that tell them are missing.
+        """
         inner = self.strip(shapes)
+        missing = [self.sam + key for key in SAM_SIZES if key not in inner]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} keys of its SAM are missing, from which sizes are read: {listed(missing)}; "
+                "the checkpoint is not whole: download it again"
+            )
         return weights.infer_config(inner, decoder_heads=decoder_heads or decoder_heads_of(inner))
 
     def plan(self, store: Store, sam: SamConfig | None) -> Plan:
@@ -88,6 +141,23 @@ class Family:
                 plan.takes[ours] = Take(key)
         return plan
 
+    def theirs(self, sam: SamConfig | None) -> Callable[[str], str]:
+        """A function from our keys to theirs, for messages; what has no name of theirs keeps ours."""
+        names = {} if sam is None else {SAM + ours: self.sam + theirs for theirs, ours in weights.key_map(sam).items()}
+        layers = {ours: f"{number}." if number else "" for number, ours in PLACES[self.projector].items()}
+
+        def name(key: str) -> str:
+            if found := re.fullmatch(rf"{re.escape(PROJECTOR)}(.*?)(weight|bias)", key):
+                return f"model.mm_projector.{layers.get(found[1], found[1])}{found[2]}"
+            for ours, theirs in STARTS.items():
+                if key.startswith(ours):
+                    return theirs + key.removeprefix(ours)
+            if self.region_name is not None and key.startswith(REGION):
+                return self.regions + self.region_name(key.removeprefix(REGION))
+            return names.get(key, key)
+
+        return name
+
     def ours(self, key: str) -> str | None:
         """Our name of a key; None where there is none."""
         if key.startswith(TOWER):
@@ -104,10 +174,16 @@ class Family:
             return PROJECTOR + PLACES[self.projector].get(found[1] or "", "?") + found[2]
         if self.region_key is not None and key.startswith(self.regions):
             inner = self.region_key(key[len(self.regions) :])
-            return None if inner is None else f"region_encoder.{inner}"
+            return None if inner is None else REGION + inner
         return None
 
 
+STARTS = {
+    LANGUAGE: "model.",
+    "llava.lm_head.": "lm_head.",
+    CLIP: f"{TOWER}vision_model.",
+    "seg_projection.": "model.text_hidden_fcs.0.",
+}
 PLACES = {"linear": {"": ""}, "mlp": {"0": "linear_1.", "2": "linear_2."}}
 """Layers of a projector by their number upstream; a number the family does not have becomes a key nobody wants."""
 
@@ -138,7 +214,15 @@ def decoder_heads_of(inner: Shapes) -> int:
 
     Shapes do not tell them; `--sam-decoder-heads` does.
     """
-    key = "mask_decoder.iou_token.weight"
-    if key not in inner:
-        raise ValueError(f"the checkpoint's SAM has no {key}; it is not whole: download it again")
-    return max(1, min(8, inner[key][-1] // 8))
+    return max(1, min(8, inner["mask_decoder.iou_token.weight"][-1] // 8))
+
+
+def heads_note(sam: SamConfig) -> tuple[str, ...]:
+    """What to say of the mask decoder's heads where it is not of the published width."""
+    decoder = parts(sam).decoder
+    if decoder.hidden_size == PUBLISHED_WIDTH:
+        return ()
+    return (
+        f"SAM's mask decoder is {decoder.hidden_size} wide, not {PUBLISHED_WIDTH}; nothing tells its attention heads, "
+        f"{decoder.num_attention_heads} were taken (--sam-decoder-heads)",
+    )

@@ -20,8 +20,9 @@ import torch
 from mglmm.checkpoint import replaced_folder
 from mglmm.config import parse
 from mglmm.importers.convert import Converted, counted, write_weights
-from mglmm.importers.keys import Plan, Store, Take, listed, open_store, read_json
+from mglmm.importers.keys import Store, listed, open_store, read_json
 from mglmm.importers.lora import without_wrappers
+from mglmm.importers.plan import Plan, Take
 from mglmm.model import Mglmm
 from mglmm.regions_ferret import FerretSampler, FerretSizes
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mglmm.importers.families import Family, Shapes
-from mglmm.regions_glamm import GlammSizes, from_upstream
+from mglmm.regions_glamm import KEYS, GlammSizes, from_upstream
 
 REGIONS = "model.region_encoder."
 INNER = f"{REGIONS}roi_align.updims.weight"
@@ -24,6 +24,13 @@ def region_config(shapes: Shapes, config: Mapping[str, Any]) -> dict[str, Any]:
     return GlammSizes.published(inner=shapes[INNER][1]).model_dump()
 
 
+def to_upstream(key: str) -> str:
+    """Their name of a key of our region encoder; the way back of `from_upstream`."""
+    module, _, leaf = key.rpartition(".")
+    theirs = {f"body.{ours}": theirs for theirs, ours in KEYS.items()}
+    return f"{theirs.get(module, module)}.{leaf}"
+
+
 FAMILY = Family(
     name="glamm",
     title="GLaMM",
@@ -33,4 +40,5 @@ FAMILY = Family(
     regions=REGIONS,
     region_config=region_config,
     region_key=from_upstream,
+    region_name=to_upstream,
 )

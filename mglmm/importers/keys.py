@@ -10,8 +10,9 @@ import contextlib
 import json
 import pickle
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,9 @@ def load_pickle(file: Path) -> Any:
     """A torch file with `weights_only`, mapped if it is of the zip format (older ones are read whole)."""
     with file.open("rb") as stream:
         zipped = stream.read(4) == b"PK\x03\x04"
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped or None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pickles in unusual protocols; what cannot be read raises
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped or None)
 
 
 @contextlib.contextmanager
@@ -223,77 +226,18 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+@contextlib.contextmanager
+def described(where: Path, what: str) -> Iterator[None]:
+    """Turn what transformers says of a config's values into a sentence with the file."""
+    try:
+        yield
+    except Exception as error:  # of transformers' and the hub's own kinds
+        last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+        reason = re.sub(r"^\w+Error: ", "", last[0].strip()).rstrip(".")
+        raise ValueError(f"{where} describes no {what} ({reason}); restore the one saved with the weights") from error
+
+
 def listed(names: Iterable[str], limit: int = MAX_LISTED) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
-
-
-@dataclass(frozen=True)
-class Take:
-    """A tensor of ours is this one of theirs, plus `scale * b @ a` of each adapter, cut to `shape` where given."""
-
-    key: str
-    adapters: tuple[tuple[str, str, float], ...] = ()  # (key of A, key of B, scale)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return (self.key, *(key for a, b, _ in self.adapters for key in (a, b)))
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the table of a checkpoint that does not fit."""
-
-    what: str  # missing, extra, shape
-    key: str  # theirs
-    found: tuple[int, ...] | None
-    wanted: tuple[int, ...] | None
-
-
-class KeyMismatchError(ValueError):
-    """A checkpoint's keys do not fit the model that its config describes; `lines` is the table."""
-
-    def __init__(self, message: str, lines: list[Line]):
-        super().__init__(message)
-        self.lines = lines
-
-
-@dataclass
-class Plan:
-    """What becomes of every key: taken (ours -> theirs), or ignored with a reason; the rest is extra."""
-
-    takes: dict[str, Take] = field(default_factory=dict)
-    ignored: dict[str, str] = field(default_factory=dict)
-    extra: list[str] = field(default_factory=list)
-
-    def check(self, where: object, shapes: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]):
-        """Compare with the model's state dict.
-
-        Args:
-            where: named in the message.
-            shapes: theirs.
-            wanted: ours, key -> shape, without names that are tied to others.
-
-        Raises:
-            KeyMismatchError: keys are missing, extra or of another shape; lists them.
-        """
-        lines = [Line("missing", ours, None, wanted[ours]) for ours in sorted(wanted.keys() - self.takes.keys())]
-        lines += [Line("extra", key, shapes[key], None) for key in sorted(self.extra)]
-        lines += [Line("extra", t.key, shapes[t.key], None) for o, t in sorted(self.takes.items()) if o not in wanted]
-        for ours, take in sorted(self.takes.items()):
-            if ours in wanted and shapes[take.key] != wanted[ours]:
-                lines.append(Line("shape", take.key, shapes[take.key], wanted[ours]))
-        if lines:
-            raise KeyMismatchError(f"{where}: {len(lines)} keys do not fit its config.json: {told(lines)}", lines)
-
-
-def told(lines: list[Line]) -> str:
-    """The first lines of a table in words."""
-    words = []
-    for line in lines[:MAX_LISTED]:
-        if line.what == "shape":
-            words.append(f"{line.key} is {line.found}, expected {line.wanted}")
-        else:
-            words.append(f"{line.what} {line.key} {line.found or line.wanted}")
-    return listed(words) + (f" and {len(lines) - MAX_LISTED} more" if len(lines) > MAX_LISTED else "")

@@ -19,6 +19,7 @@ from mglmm.importers.families import Family
 from mglmm.importers.keys import read_json
 from mglmm.importers.lora import Unwrapped, with_adapters
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
+from mglmm.importers.tower import check_tower, find_tower, tower_note, with_tower
 from mglmm.tokens import IMAGE
 
 FAMILY = Family(name="llava", title="LLaVA", mark="model.mm_projector.", sam="")
@@ -41,24 +42,27 @@ def convert(
             f"{path} is a LLaVA-1 with one Linear as projector, which Hugging Face's layout has no place for; "
             "take a LLaVA-1.5, or the LISA that was trained from it"
         )
-    tower = making.find_tower(vision_tower, published, folder)
+    tower = find_tower(vision_tower, published, folder)
+    check_tower(path, unwrapped.store.shapes, tower)
     rows = making.embedding_rows(unwrapped.store)
     tokenizer = legacy_tokenizer(folder, FAMILY.name)
     making.check_vocabulary(folder, original_size(folder), rows, published)
     image = cast(int, tokenizer.convert_tokens_to_ids(IMAGE))
     config = making.llava_config(published, rows, tower.config, image, folder)
-    store = making.with_tower(unwrapped.store, tower)
+    store = with_tower(unwrapped.store, tower)
     names = {layer: ours for layer, *_ in unwrapped.adapters if (ours := FAMILY.ours(layer)) is not None}
     plan = with_adapters(FAMILY.plan(store, None), replace(unwrapped, store=store), names)
     plan.takes = {ours.removeprefix(INSIDE): take for ours, take in plan.takes.items()}
-    plan.check(path, store.shapes, wanted_shapes(config))
+    theirs = FAMILY.theirs(None)
+    plan.check(path, store.shapes, wanted_shapes(config), lambda key: theirs(INSIDE + key))
+    notes = (*unwrapped.notes, *tower_note(tower, published, vision_tower))
     with replaced_folder(out) as fresh:
         making.write_weights(fresh, plan, store, dtype)
         cast(Any, config).architectures = ["LlavaForConditionalGeneration"]
         config.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
         tower.image_processor.save_pretrained(fresh)
-    return Converted(FAMILY.name, out, len(plan.takes), making.counted(plan), unwrapped.notes)
+    return Converted(FAMILY.name, out, len(plan.takes), making.counted(plan), notes)
 
 
 def wanted_shapes(config: LlavaConfig) -> dict[str, tuple[int, ...]]:

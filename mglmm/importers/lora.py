@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from mglmm.importers.keys import Entry, Plan, Store, listed, load_pickle, read_json, reading
+from mglmm.importers.keys import Entry, Store, listed, load_pickle, read_json, reading
+from mglmm.importers.plan import Plan
 
 PREFIXES = ("base_model.model.", "module.", "_orig_mod.")
 WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
@@ -63,9 +64,9 @@ def unwrap(store: Store, alpha: float | None = None) -> Unwrapped:
         if found := LORA.fullmatch(plain):
             halves.setdefault((found["layer"], found["adapter"] or ""), {})[found["side"]] = ADAPTER + plain
             plain = ADAPTER + plain
-        elif ".lora_" in plain:
+        elif ".lora_" in plain or ".token_adapter." in plain:
             raise ValueError(
-                f"{store.path}: {key} is no plain LoRA (DoRA, an embedding's, or with a bias); "
+                f"{store.path}: {key} is no plain LoRA (DoRA, an embedding's, single tokens', or with a bias); "
                 "merge it with peft's merge_and_unload first"
             )
         if plain in entries:
@@ -77,17 +78,26 @@ def unwrap(store: Store, alpha: float | None = None) -> Unwrapped:
     if broken:
         raise ValueError(f"{store.path}: half of the adapter of {listed(broken)} is missing; copy the whole checkpoint")
     settings = adapter_settings(store.path)
-    said = settings.get("lora_alpha")
     notes = ()
-    if alpha is None and said is None:
+    if alpha is None and settings.get("lora_alpha") is None:
         notes = (f"the adapters' alpha is not said; {PUBLISHED_ALPHA:g} was taken, as in the family (--lora-alpha)",)
-    scale = float(alpha if alpha is not None else PUBLISHED_ALPHA if said is None else said)
     adapters = []
     for (layer, _), sides in sorted(halves.items()):
         rank = entries[sides["A"]].shape[0]
         root = rank**0.5 if settings.get("use_rslora") else rank
+        scale = alpha if alpha is not None else alpha_of(layer, settings)
         adapters.append((f"{layer}.weight", sides["A"], sides["B"], scale / root))
     return Unwrapped(Store(store.path, entries), tuple(adapters), notes)
+
+
+def alpha_of(layer: str, settings: Mapping[str, Any]) -> float:
+    """peft's `alpha_pattern` goes before `lora_alpha`; its keys are patterns of the end of a layer's name."""
+    found = next(
+        (value for pattern, value in (settings.get("alpha_pattern") or {}).items()
+         if re.fullmatch(rf"(.*\.)?({pattern})", layer)),
+        settings.get("lora_alpha"),
+    )  # fmt: skip
+    return PUBLISHED_ALPHA if found is None else float(found)
 
 
 def without_wrappers(key: str) -> str:
@@ -109,7 +119,7 @@ def adapter_settings(path: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
     settings = read_json(file)
-    for key in ("use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern"):
+    for key in ("use_dora", "fan_in_fan_out"):
         if settings.get(key):
             raise ValueError(f"{file}: {key} is set; merge these adapters with peft's merge_and_unload first")
     if settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none":

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from mglmm.checkpoint import replaced_folder
+from mglmm.config import BUNDLED
 from mglmm.importers import convert as making
 from mglmm.importers import ferret, glamm, lisa, llava, lora, mglmm_family
 from mglmm.importers.convert import Converted
-from mglmm.importers.families import Family
-from mglmm.importers.keys import Plan, Store, Take, listed, open_store, read_json
+from mglmm.importers.families import Family, heads_note
+from mglmm.importers.keys import Store, listed, open_store, read_json
+from mglmm.importers.plan import Plan
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
+from mglmm.importers.tower import check_tower, find_tower, tower_folder, tower_note, with_tower
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.templates import FAMILIES as FORMS
@@ -29,7 +31,7 @@ OTHERS = {
     "llava-hf": ("multi_modal_projector.", "a LLaVA in Hugging Face's layout"),
     "ferret": (ferret.MARK, "a Ferret, or its sampler alone"),
     "sam": ("image_encoder.patch_embed.", "an official SAM"),
-    "ours": ("llava.model.language_model.", "a checkpoint of ours"),
+    "ours": ("llava.", "a checkpoint of ours"),
 }
 """Layouts that are no grounding model of others, and what tells them."""
 WAYS = {
@@ -39,6 +41,24 @@ WAYS = {
     "ferret": "mglmm convert writes its sampler as a region encoder",
     "ours": "it needs no conversion: mglmm ask --model FOLDER",
 }
+
+
+def located(path: str | Path) -> Path:
+    """The folder or file meant: a path, the last checkpoint of a run's folder, `bundled`, or a cached hub name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    where = BUNDLED if str(path) == "bundled" else Path(path).expanduser()
+    if where.exists():
+        last = where / "last" / "model"
+        return last if (last / "config.json").is_file() else where
+    cached = tower_folder(str(path), Path())
+    if cached is None:
+        hub = str(path).count("/") == 1 and not str(path).startswith((".", "/", "~"))
+        way = f"download it (hf download {path})" if hub else "check the path"
+        raise ValueError(f"no checkpoint at {path} on this machine; {way}")
+    return cached
 
 
 def detect(store: Store) -> str:
@@ -133,12 +153,12 @@ def convert(
         ValueError: the checkpoint is damaged, incomplete, of another family, or its parts do not fit; says which.
         OSError: writing failed.
     """
-    path, out = Path(path), Path(out)
+    path, out = located(path), Path(out)
     check_out(path, out)
     with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
         unwrapped = lora.unwrap(open_store(zeroed(path, scratch, "base")), lora_alpha)
         if adapter is not None:
-            more = lora.unwrap(open_store(zeroed(Path(adapter), scratch, "adapter")), lora_alpha)
+            more = lora.unwrap(open_store(zeroed(located(adapter), scratch, "adapter")), lora_alpha)
             unwrapped = lora.merged_with(unwrapped.store, more)
         elif lora.is_bare(unwrapped):
             raise ValueError(
@@ -168,13 +188,15 @@ def convert_family(
     """`convert` for a grounding model; see there."""
     folder = path if path.is_dir() else path.parent
     published = read_json(folder / "config.json")
-    tower = making.find_tower(vision_tower, published, folder)
+    kind = kind.as_stored(unwrapped.store.shapes, published)
+    tower = find_tower(vision_tower, published, folder)
     rows = making.embedding_rows(unwrapped.store)
     tokenizer = legacy_tokenizer(folder, kind.name)
     making.check_vocabulary(folder, original_size(folder), rows, published)
     form = FORMS[kind.name]
     ids = special_ids(tokenizer, form.region)
     shapes = unwrapped.store.shapes
+    check_tower(path, shapes, tower)
     sam = kind.sam_config(shapes, sam_decoder_heads)
     config = making.mglmm_config(
         kind,
@@ -187,15 +209,17 @@ def convert_family(
         tokenizer_hash=tokenizer_hash(tokenizer),
     )
     processor = MglmmProcessor(tokenizer, config, tower.image_processor)
-    store = making.with_tower(unwrapped.store, tower)
+    store = with_tower(unwrapped.store, tower)
     plan = planned(kind, store, unwrapped, sam)
-    plan.check(path, store.shapes, making.wanted_shapes(config))
+    plan.check(path, store.shapes, making.wanted_shapes(config), kind.theirs(sam))
     with replaced_folder(out) as fresh:
         making.write_weights(fresh, plan, store, dtype)
         cast(Any, config).architectures = ["Mglmm"]
         config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-    return Converted(kind.name, out, len(plan.takes), making.counted(plan), unwrapped.notes)
+    notes = (*unwrapped.notes, *tower_note(tower, published, vision_tower))
+    notes += () if sam_decoder_heads else heads_note(sam)
+    return Converted(kind.name, out, len(plan.takes), making.counted(plan), notes)
 
 
 def planned(kind: Family, store: Store, unwrapped: lora.Unwrapped, sam: Any) -> Plan:
@@ -220,74 +244,3 @@ def check_out(path: Path, out: Path) -> None:
         config = out / "config.json"
         if not config.exists() or read_json(config).get("model_type") not in (MglmmConfig.model_type, "llava"):
             raise ValueError(f"{out} is not empty and holds no checkpoint; give a new folder")
-
-
-def merge(
-    base: str | Path,
-    adapter: str | Path,
-    out: str | Path,
-    *,
-    vision_tower: str | None = None,
-    dtype: torch.dtype | None = None,
-    sam_decoder_heads: int | None = None,
-    lora_alpha: float | None = None,
-) -> Converted:
-    """Adapters into their base: one of ours, or a published one (which is converted on the way).
-
-    Args:
-        base: a folder.
-        adapter: a peft folder, a weights file with the wrapped model's keys, or DeepSpeed's shards.
-        out: see `convert`; so are the others.
-
-    Raises:
-        ValueError: the adapters were made for another base; else see `convert`.
-    """
-    base, adapter, out = Path(base), Path(adapter), Path(out)
-    store = open_store(base) if not lora.is_zero(base) else None
-    if store is None or detect(store) != "ours":
-        return convert(
-            base,
-            out,
-            vision_tower=vision_tower,
-            dtype=dtype,
-            sam_decoder_heads=sam_decoder_heads,
-            lora_alpha=lora_alpha,
-            adapter=adapter,
-        )
-    check_out(base, out)
-    with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
-        more = lora.unwrap(open_store(zeroed(adapter, scratch, "adapter")), lora_alpha)
-        unwrapped = lora.merged_with(store, in_our_names(more, store))
-        plan = Plan({key: Take(key) for key in store.entries})
-        names = {key: key for key in store.entries}
-        plan = lora.with_adapters(plan, unwrapped, names)
-        with replaced_folder(out) as fresh:
-            for file in base.iterdir():
-                if file.suffix != ".safetensors" and not file.name.endswith(".index.json") and file.is_file():
-                    shutil.copy2(file, fresh / file.name)
-            making.write_weights(fresh, plan, unwrapped.store, dtype)
-    return Converted("ours", out, len(plan.takes), {}, more.notes)
-
-
-def in_our_names(adapter: lora.Unwrapped, base: Store) -> lora.Unwrapped:
-    """An adapter's checkpoint under the keys of one of our checkpoints, whatever model it was trained on."""
-    config = read_json(base.path / "config.json")
-    kind = FAMILIES.get(str(config.get("prompt_format"))) or mglmm_family.FAMILY
-    name = renamer(kind, base.entries)
-    entries = {
-        key if key.startswith(lora.ADAPTER) else name(key): entry for key, entry in adapter.store.entries.items()
-    }
-    adapters = tuple((name(layer), a, b, scale) for layer, a, b, scale in adapter.adapters)
-    return lora.Unwrapped(Store(adapter.store.path, entries), adapters, adapter.notes)
-
-
-def renamer(kind: Family, ours: Mapping[str, Any]) -> Callable[[str], str]:
-    """A function from a key of our model, of Hugging Face's LLaVA or of the original layout to our key."""
-
-    def name(key: str) -> str:
-        for candidate in (key, f"llava.{key}", f"llava.model.language_model.{key}", kind.ours(key)):
-            if candidate is not None and candidate in ours:
-                return candidate
-        return key
-
-    return name

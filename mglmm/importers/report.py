@@ -14,7 +14,10 @@ from rich.table import Table
 from mglmm import importers
 from mglmm.given import quiet
 from mglmm.importers.convert import DTYPES, Converted
-from mglmm.importers.keys import KeyMismatchError
+from mglmm.importers.plan import KeyMismatchError
+
+WIDE = 1000
+"""Columns of the table: no key is cut short, whatever the terminal."""
 
 
 def convert(path: Path, out: Path, *, dtype: str | None = None, **settings: Any) -> list[str]:
@@ -40,7 +43,7 @@ def tabled() -> Iterator[None]:
         table = Table("", "key", "in the files", "expected", box=None)
         for line in error.lines:
             table.add_row(line.what, line.key, shape(line.found), shape(line.wanted))
-        Console().print(table, soft_wrap=True)
+        Console(width=WIDE).print(table, soft_wrap=True)
         raise
 
 

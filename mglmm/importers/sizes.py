@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from mglmm.importers import lora
-from mglmm.importers.families import TOWER, Shapes
+from mglmm.importers.families import TOWER, Shapes, ours_now
 from mglmm.importers.registry import FAMILIES
 
 BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.516}
@@ -24,22 +24,6 @@ PARTS = {
     "region encoder": ("region_encoder.", "model.region_encoder."),
     "adapters": (lora.ADAPTER,),
 }  # fmt: skip
-OLD_NAMES = {
-    "llava.language_model.model.": "llava.model.language_model.",
-    "llava.language_model.lm_head.": "llava.lm_head.",
-    "llava.multi_modal_projector.": "llava.model.multi_modal_projector.",
-    "llava.vision_tower.": "llava.model.vision_tower.",
-}
-"""Where Hugging Face's LLaVA kept its parts before; files written then are read as ever."""
-
-
-def ours_now(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Keys of a checkpoint of ours by the names of today."""
-    found = {}
-    for key, shape in shapes.items():
-        old = next((old for old in OLD_NAMES if key.startswith(old)), "")
-        found[OLD_NAMES[old] + key.removeprefix(old) if old else key] = shape
-    return found
 
 
 def parts(shapes: Shapes) -> dict[str, int]:

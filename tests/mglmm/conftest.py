@@ -51,6 +51,20 @@ def tiny_checkpoint(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def converted(shared, tmp_path_factory):
+    """A function from a family to its recorded checkpoint, converted; copy it before changing anything in it."""
+    from mglmm.importers import convert
+
+    root = tmp_path_factory.mktemp("converted")
+
+    def folder(family):
+        out = root / family
+        return out if out.exists() else convert(shared("golden", family, "checkpoint"), out).folder
+
+    return folder
+
+
 @dataclass(frozen=True)
 class Done:
     """What came of a command line."""

@@ -11,7 +11,6 @@ from mglmm.config import BUNDLED
 from mglmm.encode import Encoder, user_turn
 from mglmm.formats import FAMILIES, FORMATS, Tokens, read_answer, write_answer, write_prefix
 from mglmm.grounder import Grounder, marker_notes
-from mglmm.importers import convert
 from mglmm.importers.replies import decode_slow, read_reply
 from mglmm.importers.tokenizer import legacy_tokenizer
 from mglmm.pieces import fresh_tokens, joined
@@ -188,14 +187,3 @@ def test_chat_goes_on_where_the_answer_ended(family, converted, shared):
     second = chat.ask("Can you segment the dog in this image?")
     assert chat.cache.ids[: len(held)] == held
     assert first.phrases and second.text
-
-
-@pytest.fixture(scope="module")
-def converted(shared, tmp_path_factory):
-    """A function that gives the folder of a converted checkpoint of a family."""
-    root = tmp_path_factory.mktemp("converted")
-
-    def folder(family):
-        return convert(shared("golden", family, "checkpoint"), root / family).folder
-
-    return folder

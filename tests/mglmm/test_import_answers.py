@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from mglmm.encode import user_turn
 from mglmm.generate import GenerationOptions, complete
 from mglmm.grounder import Grounder, Prepared
-from mglmm.importers import convert
 from mglmm_data.images import load_image
 from mglmm_data.sample import Region
 
@@ -25,15 +24,13 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def grounders(shared, tmp_path_factory):
+def grounders(converted):
     """A function from (family, dtype) to a grounder on the converted checkpoint."""
     known = {}
 
     def load(family, dtype=torch.float32):
         if (family, dtype) not in known:
-            out = tmp_path_factory.mktemp("imported") / family
-            convert(shared("golden", family, "checkpoint"), out)
-            known[family, dtype] = Grounder.load(out, dtype=dtype)
+            known[family, dtype] = Grounder.load(converted(family), dtype=dtype)
         return known[family, dtype]
 
     return load

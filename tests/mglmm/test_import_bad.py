@@ -161,6 +161,36 @@ def half_of_sam(folder):
     torch.save(state, folder / WEIGHTS)
 
 
+def heads(folder):
+    settings(folder, num_attention_heads=5)
+
+
+def rotation(folder):
+    settings(folder, rope_scaling={"type": "wild", "factor": 2.0})
+
+
+def activation(folder):
+    settings(folder, hidden_act="swish9")
+
+
+def words_for_numbers(folder):
+    settings(folder, rms_norm_eps="1e-6")
+
+
+def deep_layer(folder):
+    settings(folder, mm_vision_select_layer=-9)
+
+
+def wide_tower(folder):
+    config = folder.parent / "clip-tiny" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 48}))
+
+
+def cut_tower(folder):
+    file = folder.parent / "clip-tiny" / WEIGHTS
+    file.write_bytes(file.read_bytes()[:100_000])
+
+
 def two_families(folder):
     torch.save({**state_of(folder), "model.grounding_encoder.x": torch.zeros(1)}, folder / WEIGHTS)
 
@@ -215,8 +245,15 @@ CASES = [
     (damaged_config, [], "config.json is damaged"),
     (no_tokenizer, [], "holds neither tokenizer.model"),
     (no_weights, [], "holds no weights"),
-    (missing_key, [], "1 keys do not fit its config.json: missing seg_projection.2.bias"),
-    (half_of_sam, [], "SAM has no mask_decoder.iou_token.weight"),
+    (missing_key, [], r"1 keys do not fit its config.json: missing model.text_hidden_fcs.0.2.bias \(32,\); take"),
+    (half_of_sam, [], "5 keys of its SAM are missing.*model.visual_model.mask_decoder.iou_token.weight"),
+    (heads, [], r"config.json describes no LLaMA \(.*not a multiple of the number of attention heads \(5\)"),
+    (rotation, [], "config.json describes no LLaMA .*rope_scaling of type 'wild' is unknown; known: linear"),
+    (activation, [], "config.json describes no LLaMA .*hidden_act 'swish9' is unknown"),
+    (words_for_numbers, [], "config.json describes no LLaMA .*rms_norm_eps' expected float, got str"),
+    (deep_layer, [], "mm_vision_select_layer is -9, but the vision tower has 3 layers.*--vision-tower"),
+    (wide_tower, [], "clip-tiny is 48 wide, the projector of .* reads 32; give the CLIP .* --vision-tower"),
+    (cut_tower, [], "clip-tiny/pytorch_model.bin is damaged, cut short"),
     (two_families, [], "has keys of lisa and of glamm"),
     (stranger, [], "is of no family known here"),
     (adapter_alone, [], "mglmm merge BASE"),
@@ -289,11 +326,36 @@ def test_adapters_that_are_no_plain_sum(command, folder, tmp_path):
     assert (done.code, "merge_and_unload" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize("key", [
+    "model.visual_model.mask_decoder.transformer.layers.1.cross_attn_image_to_token.k_proj.weight",
+    "model.visual_model.prompt_encoder.not_a_point_embed.weight",
+    "model.mm_projector.bias",
+    "model.layers.1.mlp.up_proj.weight",
+    "lm_head.weight",
+])  # fmt: skip
+def test_whatever_is_missing_is_named_as_it_was_published(command, folder, tmp_path, monkeypatch, key):
+    state = state_of(folder)
+    del state[key]
+    torch.save(state, folder / WEIGHTS)
+    monkeypatch.setenv("COLUMNS", "60")
+    done = command("convert", folder, tmp_path / "out")
+    assert done.code == 2
+    assert key in done.err
+    assert key == "lm_head.weight" or ["missing", key] in [line.split()[:2] for line in done.out.splitlines()]
+
+
+def test_a_tower_of_another_name_is_noted(command, folder, shared, tmp_path):
+    done = command("convert", folder, tmp_path / "out", "--vision-tower",
+                   shared("golden", "mglmm", "clip-vit-tiny-patch14-112"))  # fmt: skip
+    assert done.code == 0
+    assert re.search("note: the vision tower is .*patch14-112, 112 px; config.json names ../clip-tiny", done.out)
+
+
 def test_keys_that_do_not_fit_are_printed_as_a_table(command, folder, tmp_path):
     state = state_of(folder)
     del state["model.norm.weight"]
     torch.save({**state, "model.stranger.weight": torch.zeros(3, 2)}, folder / WEIGHTS)
     done = command("convert", folder, tmp_path / "out")
     rows = [line.split() for line in done.out.splitlines()]
-    assert ["missing", "llava.model.language_model.norm.weight", "64"] in rows
+    assert ["missing", "model.norm.weight", "64"] in rows
     assert ["extra", "model.stranger.weight", "3", "x", "2"] in rows

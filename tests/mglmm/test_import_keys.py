@@ -1,6 +1,5 @@
-"""Every key of the real checkpoints finds its place; shards, wrappers and adapters; LoRA merges exactly."""
+"""Checkpoints in every shape they come in: shards, wrappers, adapters, parts; LoRA merges exactly."""
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -8,19 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionConfig, LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration
 
 from mglmm.checkpoint import load_checkpoint
-from mglmm.importers import FAMILIES, convert, detect, merge
-from mglmm.importers.convert import llava_config, mglmm_config, wanted_shapes, write_weights
-from mglmm.importers.families import CLIP, RECOMPUTED
-from mglmm.importers.keys import Entry, KeyMismatchError, Store, open_store
+from mglmm.importers import convert, merge
+from mglmm.importers.convert import write_weights
+from mglmm.importers.keys import open_store
 from mglmm.importers.lora import without_wrappers
-from sam_bridge.config import parts
-
-SEVEN_B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-TOWER = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-SIDES = {"lisa": 224, "glamm": 336, "mglmm": 336}
+from mglmm.importers.plan import KeyMismatchError
 
 
 def weights(folder):
@@ -43,30 +37,6 @@ def copy(shared, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("family", ["lisa", "glamm", "mglmm"])
-def test_every_key_of_the_real_size_is_taken_or_left_out_with_a_reason(shared, family):
-    (file,) = shared("golden", family).glob("*_key_manifest.json.gz")
-    shapes = {key: tuple(shape) for key, shape in json.loads(gzip.decompress(file.read_bytes())).items()}
-    store = Store(file, {key: Entry(file, key, shape, torch.float16) for key, shape in shapes.items()})
-    kind = FAMILIES[family]
-    assert detect(store) == family
-    sam = kind.sam_config(shapes, None)
-    plan = kind.plan(store, sam)
-    assert not plan.extra
-    assert len(plan.takes) + len(plan.ignored) == len(shapes)
-    assert set(plan.ignored.values()) == {RECOMPUTED}
-    assert all(key.endswith("inv_freq") for key in plan.ignored)
-    rows = shapes["lm_head.weight"][0]
-    tower = CLIPVisionConfig.from_dict({**TOWER, "image_size": SIDES[family], "patch_size": 14})
-    llava = llava_config(SEVEN_B, rows, tower, rows, file)
-    region = kind.region_config(shapes, {}) if kind.region_config is not None else None
-    wanted = wanted_shapes(mglmm_config(kind, llava, sam, region, seg_token_id=1, region_token_id=2))
-    outside = {key: shape for key, shape in wanted.items() if not key.startswith(CLIP)}
-    plan.check(file, shapes, outside)
-    assert parts(sam).vision.num_hidden_layers == 32
-    assert parts(sam).decoder.num_attention_heads == 8
-
-
 def test_a_table_names_what_is_missing_extra_and_of_another_shape(copy, tmp_path):
     folder = copy("lisa")
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -77,7 +47,7 @@ def test_a_table_names_what_is_missing_extra_and_of_another_shape(copy, tmp_path
     with pytest.raises(KeyMismatchError, match="3 keys do not fit its config.json: missing .*norm.weight") as caught:
         convert(folder, tmp_path / "out")
     assert {(line.what, line.key) for line in caught.value.lines} == {
-        ("missing", "llava.model.language_model.norm.weight"),
+        ("missing", "model.norm.weight"),
         ("extra", "model.stranger.weight"),
         ("shape", "model.mm_projector.bias"),
     }
@@ -192,6 +162,23 @@ def test_a_peft_adapter_merges_into_ours_and_into_theirs(copy, tmp_path, ours):
     load_checkpoint(tmp_path / "merged")
 
 
+@pytest.mark.parametrize("prefix", ["llava.model.language_model.", "language_model.model.", "model."])
+def test_an_adapter_merges_into_what_training_saved(tmp_path, command, prefix):
+    """transformers saves our models under LLaVA's older names; adapters may speak either, or the language model's."""
+    a, b = torch.randn(2, 192), torch.randn(192, 2)
+    layer = f"base_model.model.{prefix}layers.0.self_attn.q_proj"
+    (tmp_path / "adapter").mkdir()
+    state = {f"{layer}.lora_A.weight": a, f"{layer}.lora_B.weight": b}
+    save_file(state, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 3}')
+    done = command("merge", "bundled", tmp_path / "adapter", tmp_path / "out")
+    assert done.code == 0, done.err
+    before, after = (load_checkpoint(path)[0].state_dict() for path in ("bundled", tmp_path / "out"))
+    key = "llava.model.language_model.layers.0.self_attn.q_proj.weight"
+    assert torch.allclose(after[key], before[key] + 1.5 * b @ a, rtol=1e-3, atol=1e-3)  # stored in float16
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if name != key)
+
+
 def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):
     folder = copy("lisa")
     state = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -199,6 +186,19 @@ def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):
     assert set(open_store(folder).entries) == set(state)
     torch.save(state, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     assert set(open_store(folder).entries) == set(state)
+
+
+def test_glamm_that_was_trained_without_regions(copy, tmp_path, command):
+    folder = copy("glamm")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    kept = {key: value for key, value in state.items() if "region_encoder" not in key}
+    torch.save(kept, folder / "pytorch_model.bin")
+    assert "region encoder's width is read; get it whole" in command("convert", folder, tmp_path / "out").err
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "with_region": False}))
+    assert command("doctor", folder).code == 0
+    assert command("convert", folder, tmp_path / "out").code == 0
+    assert load_checkpoint(tmp_path / "out")[0].config.region_encoder == "none"
 
 
 def test_llava_in_its_original_layout(copy, tmp_path, command):

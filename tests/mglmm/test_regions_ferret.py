@@ -1,7 +1,6 @@
 # pyright: reportArgumentType=false, reportOptionalSubscript=false, reportAttributeAccessIssue=false, reportCallIssue=false
 """Ferret's sampler against what upstream recorded (`shared/golden/ferret`), its geometry, and a checkpoint's."""
 
-import gzip
 import json
 from dataclasses import dataclass
 
@@ -240,22 +239,6 @@ def test_sizes_that_do_not_fit_are_told(sizes, message):
 
 
 # From a checkpoint
-
-
-@pytest.fixture(scope="module")
-def manifest(shared):
-    with gzip.open(shared("golden", "ferret", "ferret7b_sampler_manifest.json.gz")) as file:
-        return {key: tuple(shape) for key, shape in json.load(file).items()}
-
-
-def test_every_key_of_ferret_7b_finds_its_place(manifest):
-    shapes = {key.removeprefix(ferret.MARK): shape for key, shape in manifest.items()}
-    sizes = ferret.sampler_sizes(shapes, {"sampler_pooler_mode": "max"}, "Ferret-7B")
-    assert sizes == FerretSizes.published("max")
-    assert (sizes.num_points, sizes.anchors, sizes.neighbours) == (512, (128, 32), (24, 24))
-    wanted = ferret.sampler_shapes(*ferret.widths(shapes, "Ferret-7B")[:2], sizes)
-    assert {ferret.from_upstream(key): shape for key, shape in manifest.items()} == wanted
-    assert sum(torch.Size(shape).numel() for shape in wanted.values()) == pytest.approx(44.07e6, rel=1e-3)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint
 from mglmm.encode import visible
 from mglmm.grounder import Grounder
-from mglmm.importers import convert
 from mglmm.inputs import IGNORE, PADDING, PREFIX, Batch
 from mglmm.model import MglmmConfig
 from mglmm.regions_glamm import (
@@ -209,11 +208,9 @@ def test_mistakes_are_told(small, call, message):
 
 
 @pytest.fixture(scope="module")
-def imported(shared, tmp_path_factory):
+def imported(converted):
     """(model, processor) of the converted checkpoint."""
-    out = tmp_path_factory.mktemp("imported") / "glamm"
-    convert(shared("golden", "glamm", "checkpoint"), out)
-    return load_checkpoint(out)
+    return load_checkpoint(converted("glamm"))
 
 
 @torch.no_grad()
