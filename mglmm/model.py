@@ -321,7 +321,7 @@ class Mglmm(PreTrainedModel):
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
         hidden = self.llava.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=visible(batch.segments),
+            attention_mask=self.seen(batch.segments, embeds.dtype),
             position_ids=batch.position_ids,
             use_cache=False,
         ).last_hidden_state
@@ -336,6 +336,13 @@ class Mglmm(PreTrainedModel):
         begins[:, 1:] &= ~labelled[:, :-1]
         answers = begins.flatten().cumsum(0).view_as(labelled)[labelled] - 1
         return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers)
+
+    def seen(self, segments: Tensor, dtype: torch.dtype) -> Tensor:
+        """What each token sees, [R, 1, L, L]: as bool, or as what eager attention adds to its logits."""
+        seen = visible(segments)
+        if self.llava.model.language_model.config._attn_implementation != "eager":
+            return seen
+        return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
     def decode_masks(self, features: Features, prompts: Tensor, image: Tensor) -> Masks:
         """Masks of prompts float[P, C], each of the image int64[P], in one ragged call: logits float[P, 1, q, q]."""

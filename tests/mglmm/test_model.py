@@ -90,6 +90,17 @@ def test_sharing_the_prefix_changes_nothing(fresh):
     assert lengths == lengths_apart and len(lengths) == 5  # every answer is one run of labels, wherever it stands
 
 
+def test_attention_of_either_kind_sees_the_same(fresh):
+    """Eager attention adds its mask to the logits; a bool mask would be added as 0 and 1, and hide nothing."""
+    model, processor = fresh
+    batch, _ = processor.batch([sample(GROUNDED, REGION, PLAIN)])
+    with torch.no_grad():
+        sdpa = model(batch).states
+        model.llava.model.language_model.set_attn_implementation("eager")
+        eager = model(batch).states
+    assert torch.allclose(sdpa, eager, atol=1e-5)
+
+
 def test_conversations_do_not_see_each_other(tiny):
     model, processor = tiny
     with torch.no_grad():
