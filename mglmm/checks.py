@@ -33,6 +33,7 @@ EXTRAS = {
         "deepspeed": "reading ZeRO shards",
     },
     "eval": {
+        "matplotlib": "the reliability plot of mglmm eval",
         "pycocoevalcap": "caption scores",
         "sentence-transformers": "similarity of texts",
         "torchmetrics": "text scores",

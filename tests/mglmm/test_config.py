@@ -157,7 +157,7 @@ def test_missing_file_names_the_near_one():
         ("train/wolrd", "did you mean configs/train/world.yaml?"),
         ("carpart", "did you mean configs/train/carparts.yaml?"),
         ("recipes/mine.yml", "did you mean recipes/mine.yaml?"),
-        ("qqq", "known: configs/eval/parts.yaml, configs/eval/world.yaml, "),
+        ("qqq", "known: configs/eval/camvid.yaml, configs/eval/coco_mini.yaml, "),
     ],
 )
 def test_a_mistyped_name_gets_what_it_may_have_meant(name, hint, tmp_path, monkeypatch):
