@@ -87,7 +87,7 @@ def fit(values: np.ndarray, right: np.ndarray) -> list[float]:
     """Weights and bias of the logistic regression.
 
     Args:
-        values: float[N, 7].
+        values: float[N, F], 7 features for an instance.
         right: bool[N].
 
     Raises:

@@ -58,6 +58,11 @@ def check_config(config: MglmmConfig) -> None:
     for key, kind in inspect.get_annotations(MglmmConfig, eval_str=True).items():
         if key != "model_type":
             check_type(key, getattr(config, key), kind)
+    if config.refusal is not None and not (len(config.refusal) == 2 and config.refusal[0] > 0):
+        raise ValueError(
+            f"refusal is {config.refusal} in config.json; it is a scale above 0 and a bias, or null "
+            "(tools/calibrate.py fits them)"
+        )
     if config.region_grid < 1:
         raise ValueError(f"region_grid is {config.region_grid}; a grid has at least 1 cell a side")
     for place, part, kind in parts_of(config):

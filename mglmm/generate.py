@@ -35,7 +35,10 @@ class GenerationOptions(Strict):
     seed: int = 0
     grammar: bool = True  # keep phrases well-formed; see `Grammar`
     no_target_threshold: float = Field(default=0.5, gt=0, lt=1)
-    """From which probability on an answer says that there is no target, where it is that or a phrase; 0.5 is greedy."""
+    """From which probability on an answer says that there is no target, where it is that or a phrase.
+
+    The probability is the model's own, or, with `MglmmConfig.refusal`, calibrated; 0.5 leaves the choice to it.
+    """
 
 
 @dataclass
@@ -47,6 +50,9 @@ class Generated:
     states: list[Tensor] = field(default_factory=list)  # float[D] each
     truncated: bool = False
     full: bool = False  # truncated where the model's context ends, before `max_new_tokens`
+    refusal: float = (
+        0.0  # log-odds of beginning with "There is no" against the likeliest other token, as the model has it
+    )
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ class Run:
         silent = [index for index in silent if index < rows]
         self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
         self.refusal = encoder.literal.encode(REFUSAL)[0]
+        scale, bias = model.config.refusal or (1.0, 0.0)
+        self.shift = (bias + math.log(1 / options.no_target_threshold - 1)) / scale
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
         self.active = list(range(len(out)))  # rows that still run, in the order of the batch
         context = self.language.config.max_position_embeddings - len(encoder.prefix().ids)
@@ -240,16 +248,21 @@ class Run:
                     logits[slot, list(only)] = kept
                 if never:
                     logits[slot, list(never)] = -torch.inf
-        if self.options.no_target_threshold != 0.5:
-            self.shift_refusals(logits)
+        self.weigh_refusals(logits)
         tokens = self.draw(logits) if self.options.temperature > 0 else logits.argmax(-1)
         return tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist()
 
-    def shift_refusals(self, logits: Tensor) -> None:
+    def weigh_refusals(self, logits: Tensor) -> None:
         """Where an answer begins, move the choice between a phrase and "There is no ..." to the threshold, in place."""
-        threshold = self.options.no_target_threshold
         first = [slot for slot, row in enumerate(self.active) if not self.out[row].ids]
-        logits[first, self.refusal] += math.log((1 - threshold) / threshold)
+        if not first:
+            return
+        others = logits[first]
+        others[:, self.refusal] = -torch.inf
+        odds = logits[first, self.refusal] - others.amax(-1)
+        for slot, value in zip(first, odds.tolist(), strict=True):
+            self.out[self.active[slot]].refusal = value
+        logits[first, self.refusal] += self.shift
 
     def draw(self, logits: Tensor) -> Tensor:
         """Sample from the smallest set of tokens whose probability reaches `top_p`."""

@@ -68,6 +68,7 @@ class MglmmConfig(PreTrainedConfig):
     projector: str = "mlp"  # LLaVA-1.5's two layers; linear: LLaVA-1's one, as in LISA
     clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
     confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
+    refusal: list[float] | None = None  # scale > 0 and bias of the log-odds of "There is no"; None: 1 and 0
     prompt_format: str = "vicuna_v1"
     format_version: int = FORMAT_VERSION
     tokenizer_hash: str = ""

@@ -1,37 +1,47 @@
-"""Fit the probability that an instance is right, on scenes that neither training nor evaluation sees.
+"""Fit the probabilities that there is no target and that an instance is right, on scenes that nothing else sees.
 
     python tools/calibrate.py RUN/last/model            # fits, and writes it into the checkpoint's config
     python tools/calibrate.py RUN/last/model --count 50 --dry-run
 
-Source of the scenes: the last million training seeds, which no recipe reaches. See mglmm/confidence.py.
+Source of the scenes: the last million training seeds, which neither a recipe nor an evaluation reaches. See
+mglmm/confidence.py, and `GenerationOptions.no_target_threshold`.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mglmm.answer import write_atomically
+from mglmm.answer import Answer, write_atomically
 from mglmm.confidence import FEATURES, confidence, fit
 from mglmm.eval.calibration import BINS, judged
 from mglmm.eval.protocol import Item
 from mglmm.eval.world import VOCABULARY
+from mglmm.generate import Generated
 from mglmm.grounder import Grounder
 from mglmm.model import MglmmConfig
 from mglmm_data.world.source import calibration_samples
 
+PRESENT, ABSENT = ("referring", "several"), ("absent",)
+"""Tasks that share their wordings; what they ask for is there, and is not."""
 TASKS = ("panoptic", "fine", "referring", "several", "absent", "reasoning")
 BATCH = 32
 
 
 class Listening(Grounder):
-    """A grounder that keeps the evidence of every instance it scores, in order."""
+    """A grounder that keeps the evidence of every instance it scores and the odds of every refusal, in order."""
 
     heard: list[np.ndarray]
+    odds: list[float]
+
+    def finish(self, pixels: Any, images: Any, prepared: Any, generated: Sequence[Generated]) -> list[Answer]:
+        self.odds += [each.refusal for each in generated]
+        return super().finish(pixels, images, prepared, generated)
 
     def evidence(self, *arguments: Any) -> np.ndarray:
         values = super().evidence(*arguments)
@@ -50,6 +60,7 @@ def main() -> None:
     grounder = Listening.load(arguments.checkpoint)
     assert isinstance(grounder, Listening)
     config = grounder.model.config
+    config.refusal = fit_refusals(grounder, 2 * arguments.count)
     config.confidence = [0.0] * (len(FEATURES) + 1)  # so that evidence is asked for
     values, right = [], []
     for task in TASKS:
@@ -75,6 +86,28 @@ def main() -> None:
     if not arguments.dry_run:
         write_config(config, Path(arguments.checkpoint))
         print(f"written to {arguments.checkpoint}")
+
+
+def fit_refusals(grounder: Listening, count: int) -> list[float]:
+    """Scale and bias that make the odds of "There is no" a probability, where half of what is asked for is there."""
+    config, options = grounder.model.config, grounder.options
+    config.refusal, grounder.odds, grounder.heard = None, [], []
+    # The first token says it; with a budget of one, the grammar would let no phrase begin.
+    grounder.options = options.model_copy(update={"max_new_tokens": 1, "grammar": False})
+    absent = []
+    for task in (*PRESENT, *ABSENT * len(PRESENT)):  # so that both kinds weigh the same
+        items = [Item(s, s.conversations[0]) for s in calibration_samples(task, count)]
+        for start in range(0, len(items), BATCH):
+            grounder.predict([item.query for item in items[start : start + BATCH]])
+        absent += [task in ABSENT] * len(items)
+    grounder.options = options
+    odds, wrong = np.clip(grounder.odds, -30, 30), np.array(absent)
+    scale, bias = fit(odds[:, None], wrong)
+    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale)):
+        refused = odds + shift > 0
+        print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")
+    print(f"refusal: scale {scale:.3f}, bias {bias:.3f}")
+    return [scale, bias]
 
 
 def write_config(config: MglmmConfig, folder: Path) -> None:

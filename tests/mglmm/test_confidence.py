@@ -76,6 +76,24 @@ def test_the_no_target_threshold_moves_both_ways(grounder):
     assert refused[1e-9] >= refused[0.5] >= refused[1 - 1e-9]
 
 
+def test_a_calibrated_refusal_moves_what_half_means(grounder, monkeypatch):
+    """Scale 2 and bias b act as scale 1 and bias b / 2, and as the threshold that b / 2 is the odds of."""
+    image = make_scene(10_000_003).image
+    questions = [(image, f"Segment the {color} car.", ()) for color in ("red", "blue", "green")]
+
+    def texts(refusal, threshold=0.5):
+        monkeypatch.setattr(grounder.model.config, "refusal", refusal)
+        options = grounder.options.model_copy(update={"no_target_threshold": threshold, "max_new_tokens": 12})
+        return [answer.text for answer in grounder.ask_many(questions, options)]
+
+    for odds in (-40.0, -2.0, 2.0, 40.0):
+        assert texts([2.0, 2 * odds]) == texts([1.0, odds])
+    for odds in (-2.0, 2.0):
+        assert texts([2.0, 2 * odds]) == texts(None, 1 / (1 + np.exp(odds)))
+    assert all(text.startswith("There is no") for text in texts([1.0, 40.0]))
+    assert not any(text.startswith("There is no") for text in texts([1.0, -40.0]))
+
+
 def test_a_fit_is_written_into_the_checkpoint_whole_or_not_at_all(tiny_checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint, folder)
