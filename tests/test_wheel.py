@@ -32,7 +32,8 @@ def installed(tmp_path_factory):
 
 
 def run(installed, cwd, *arguments):
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("COV_", "COVERAGE_"))}
+    environment = {**own, "PYTHONPATH": str(installed)}  # measured, the wheel's files would count as untested ones
     command = [sys.executable, "-P", "-c", READ, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
