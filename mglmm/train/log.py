@@ -63,6 +63,11 @@ class Log:
         if config.report_to == "wandb":
             self.wandb = start_wandb(folder, config)
 
+    def say(self, text: str) -> None:
+        """A line of its own on the terminal."""
+        if self.is_main:
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+
     def begin(self, stage: StageConfig, step: int) -> None:
         """A stage begins, or goes on from `step`: from now on a terminal shows a bar for it."""
         if not self.is_main:
@@ -132,7 +137,7 @@ class Log:
             lines = [f"left out because they could not be read: {total}, {len(self.found)} different, in {kept}"]
             lines += [f"  {count} x {text}" for text, count in list(self.found.items())[:NUM_LISTED]]
             for line in lines:
-                self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+                self.say(line)
         if self.wandb is not None:
             self.wandb.finish()
 

@@ -27,7 +27,7 @@ from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
-from mglmm.train.processes import over_processes
+from mglmm.train.processes import has_bf16, over_processes
 from mglmm.train.recipe import check_processes, check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
@@ -58,7 +58,7 @@ class Trainer:
         cuda, several = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
             cpu=not cuda,
-            mixed_precision="bf16" if config.bf16 else "no",
+            mixed_precision="bf16" if config.bf16 and has_bf16(cuda) else "no",
             # A language prompt leaves SAM's geometric prompts and quality head without gradient, whatever the batch.
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=True),
@@ -80,6 +80,8 @@ class Trainer:
         self.resume()
         self.check()
         self.log = Log(self.folder, config, self.accelerator.is_main_process)
+        if config.bf16 and not has_bf16(cuda):
+            self.log.say("bf16 is true, but this processor has no bfloat16 units: trained in float32, ten times faster")
 
     def run(self, until: int | None = None) -> Path:
         """Train all stages (or up to `until` steps in this call); returns the folder of the checkpoint."""

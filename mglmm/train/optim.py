@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from mglmm.config import StageConfig
+from mglmm.train.muon import Muon
 
 NO_DECAY = ("bias", "norm", "embed", "position", "token")
 """Parameters whose name holds one of these, or which have fewer than two axes, are not decayed."""
@@ -62,7 +63,7 @@ def build_optimizers(groups: Mapping[str, Mapping[str, nn.Parameter]], stage: St
     betas = (stage.adam_beta1, stage.adam_beta2)
     optimizers: list[Optimizer] = []
     if muon:
-        optimizers.append(Muon(muon, lr=stage.learning_rate, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(muon, lr=stage.learning_rate))
     if adam:
         optimizers.append(AdamW(adam, lr=stage.learning_rate, betas=betas, foreach=True))
     if not optimizers:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from mglmm.checkpoint import load_checkpoint
 from mglmm.config import StageConfig, TrainConfig, parse
@@ -15,6 +16,7 @@ from mglmm.train import loop
 from mglmm.train.data import GroundingData
 from mglmm.train.loop import Trainer
 from mglmm.train.lora import merged_state
+from mglmm.train.muon import Muon
 from mglmm.train.optim import build_optimizers, schedule, set_rates
 from mglmm.train.pretrain import PixelPretraining
 
@@ -212,6 +214,13 @@ def test_original_sized_masks_and_bf16(make):
     assert next(trainer.model.parameters()).dtype == torch.float32
 
 
+def test_a_processor_without_bf16_trains_in_float32_and_says_so(make, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "has_bf16", lambda cuda: False)
+    trainer = make("run", {**WORDS, "losses": {}, "max_steps": 1}, bf16=True)
+    assert trainer.accelerator.mixed_precision == "no"
+    assert "no bfloat16 units: trained in float32" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_no_number_stops_the_run(make):
     trainer = make("run", {**WORDS, "losses": {}})
     trainer.model.seg_projection[0].weight.data.fill_(float("nan"))
@@ -227,6 +236,27 @@ def test_pixels_need_the_small_backbone(make):
 
 
 # Optimizers and rates
+
+
+def test_muon_is_that_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(24, 24), (16, 40), (40, 16)]
+    mine = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in mine]
+    ours = Muon([{"params": mine, "weight_decay": 0.1}], lr=0.02)
+    torchs = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    before = [parameter.detach().clone() for parameter in mine]
+    for _ in range(3):
+        for one, two in zip(mine, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=generator)
+            two.grad = one.grad.clone()
+        ours.step()
+        torchs.step()
+    for one, two, start in zip(mine, theirs, before, strict=True):
+        moved = (two - start).norm()
+        assert (one - two).norm() < 0.02 * moved  # torch's rounds to bfloat16
+    with pytest.raises(ValueError, match=r"Muon takes weights of two axes, not of \(3,\)"):
+        Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
 def test_muon_takes_matrices_only(tiny):
