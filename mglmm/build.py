@@ -57,6 +57,8 @@ class ModelConfig(Strict):
     language: LanguageSizes | None = None  # a LLaMA from nothing
     llava: str | None = None  # or a LLaVA in transformers' layout
     sam: str | None = None  # with it a SAM: folder or hub name of transformers' layout, or an official .pth
+    detail: bool = False  # see `mglmm.detail`; the small backbone alone
+    box_feedback: bool = False  # see `mglmm.feedback`; the small backbone alone
     region_grid: int = Field(default=48, gt=0)
     region_encoder: str = "mask_mean"  # or ferret, glamm from nothing, or the folder of a converted Ferret sampler
 
@@ -174,6 +176,8 @@ def model_config(
         region_token_id=ids.region,
         region_grid=cast(int, tower.image_size) if config.region_encoder == "ferret" else config.region_grid,
         region_encoder=config.region_encoder if config.region_encoder in FRESH else "mask_mean",
+        detail=config.detail,
+        box_feedback=config.box_feedback,
         prompt_format=config.prompt_format,
         tokenizer_hash=tokenizer_hash(tokenizer),
         tie_word_embeddings=llava.tie_word_embeddings,

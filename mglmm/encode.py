@@ -32,6 +32,7 @@ class Row:
     segments: list[int]
     targets: list[int]
     given: list[int]
+    spelt: list[tuple[int, int]]  # (place in ids, region) of the boxes that are spelt
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class Encoder:
 
 def join(prefix: Tokens, conversations: Sequence[Tokens]) -> Row:
     """The prefix once, the conversations behind it with restarted positions."""
-    row = Row(
-        list(prefix.ids), [IGNORE] * len(prefix.ids), list(range(len(prefix.ids))), [PREFIX] * len(prefix.ids), [], []
-    )
+    count = len(prefix.ids)
+    row = Row(list(prefix.ids), [IGNORE] * count, list(range(count)), [PREFIX] * count, [], [], [])
     for number, tokens in enumerate(conversations, 1):
+        row.spelt.extend((len(row.ids) + place, region) for place, region in tokens.spelt)
         row.ids.extend(tokens.ids)
         row.labels.extend(i if on else IGNORE for i, on in zip(tokens.ids, tokens.labelled, strict=True))
-        row.positions.extend(range(len(prefix.ids), len(prefix.ids) + len(tokens.ids)))
+        row.positions.extend(range(count, count + len(tokens.ids)))
         row.segments.extend([number] * len(tokens.ids))
         row.targets.extend(tokens.targets)
         row.given.extend(tokens.given)

@@ -89,7 +89,9 @@ def write_answer(
             out.mark([ids.seg] * len(phrase.regions), labelled)
             out.targets += phrase.regions
         else:
-            for index in phrase.regions:
+            for place, index in enumerate(phrase.regions):
+                if said and tagged and not place:
+                    out.spell(index)
                 box = regions[index].bounds
                 if box is None:
                     raise ValueError(f"region {index} is empty and has no box; it cannot be the answer {turn.text!r}")

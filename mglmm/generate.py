@@ -62,6 +62,8 @@ class Prompted:
     image: int
     ids: list[int]
     regions: Tensor
+    said: tuple[int, ...] = ()  # places in ids where what was grounded in earlier answers is read back
+    said_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[b, 4]: xyxy, shares of the square
 
 
 @dataclass
@@ -143,6 +145,9 @@ class Run:
         self.mask = torch.cat([own.new_ones(len(prompts), len(prefix)), own], 1)
         positions = (len(prefix) + own.cumsum(1) - 1).clamp_min(0)
         embeds = self.model.embed(ids, None, torch.cat([prompt.regions for prompt in prompts]))
+        said = [(row, longest - len(p.ids) + place) for row, p in enumerate(prompts) for place in p.said]
+        at = torch.tensor(said, dtype=torch.long, device=device).view(-1, 2)
+        embeds = self.model.with_feedback(embeds, at, torch.cat([p.said_boxes for p in prompts]).to(device))
         self.hidden = self.forward(embeds[:, kept:], self.mask, positions[:, kept:])[:, -1]
         self.position = positions[:, -1]
 
@@ -216,7 +221,7 @@ class Run:
         chosen = torch.tensor([[tokens[slot]] for slot in going], device=self.mask.device)
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(going), 1)], 1)
         self.position = self.position + 1
-        embeds = self.model.get_input_embeddings()(chosen)
+        embeds = self.read_back(self.model.get_input_embeddings()(chosen))
         self.hidden = self.forward(embeds, self.mask, self.position[:, None])[:, -1]
         if self.model.config.read_offset == 0:
             for slot, row in enumerate(self.active):
@@ -224,6 +229,16 @@ class Run:
                     self.out[row].states.append(self.hidden[slot])
         # Some rows only ran on to read the state at their last [SEG].
         self.keep([slot for slot, row in enumerate(self.active) if len(self.out[row].ids) < self.limits[row]])
+
+    def read_back(self, embeds: Tensor) -> Tensor:
+        """Add the boxes that the last states point to where their tokens ground a phrase, float[R, 1, D]."""
+        if self.model.box_feedback is None:
+            return embeds
+        ids = self.encoder.ids
+        said = [self.out[row].ids[-2:] for row in self.active]  # behind `</p>` comes [SEG], or a box begins
+        slots = [slot for slot, last in enumerate(said) if last[-1] == ids.seg or last[:-1] == [ids.phrase_close]]
+        at = torch.tensor([(slot, 0) for slot in slots], dtype=torch.long, device=embeds.device).view(-1, 2)
+        return self.model.with_feedback(embeds, at, self.model.look(self.hidden[slots]))
 
     def keep(self, slots: list[int]) -> None:
         """Let the other rows leave the batch; with the last ones the cache stays whole, for a chat."""

@@ -215,7 +215,8 @@ class Grounder:
         vectors = self.model.region_encoder(images.maps, coverage, index, boxes)
         out, at = [], 0
         for each, tokens in zip(prepared, built, strict=True):
-            out.append(Prompted(each.image, tokens.ids, vectors[at : at + len(tokens.given)]))
+            places, boxes = self.processor.said(tokens, each.regions)
+            out.append(Prompted(each.image, tokens.ids, vectors[at : at + len(tokens.given)], places, boxes))
             at += len(tokens.given)
         return out
 

@@ -6,7 +6,7 @@ I images, R rows of tokens (a row is one image with the conversations that share
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Batch:
     target_boxes: Tensor | None = None  # float[M, 4], xyxy, shares of S; NaN where a mask is empty
     attributes: dict[str, Tensor] | None = None  # of all M regions, for distillation (world only)
     region_boxes: Tensor | None = None  # float[G, 4], xyxy, shares of the regions' frame; NaN where a region is empty
+    spelt: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
+    """int64[Q, 2]: row and column of the first token of a box that is spelt behind a phrase."""
+    spelt_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[Q, 4], as `target_boxes`
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: move(getattr(self, f.name), device) for f in fields(self)})
@@ -75,6 +78,7 @@ class Output:
     masks: Masks  # of the P picked ones: logits float[P, 1, q, q] over the square, scores float[P, 1]
     states: Tensor  # float[M, D], the [SEG] states themselves
     answers: Tensor  # int64[T], the answer (a run of labels) that each token is of
+    spelt: Tensor | None = None  # float[Q, C], projected states that begin a box; None without `box_feedback`
 
     @property
     def mask_logits(self) -> Tensor:

@@ -29,13 +29,15 @@ from transformers import (
     SamConfig,
 )
 
+from mglmm.detail import ImageDetail
 from mglmm.encode import visible
+from mglmm.feedback import BoxFeedback, a_little_off
 from mglmm.inputs import IGNORE, Batch, ImageState, Output
 from mglmm.regions import build_region_encoder
 from sam_bridge.bridge import Features, Masks
 from sam_bridge.prompt import Prompts
 from sam_bridge.sam import HfSam
-from sam_bridge.small import SmallBridge, SmallConfig
+from sam_bridge.small import SmallBridge, SmallConfig, corners
 
 FORMAT_VERSION = 1
 CHOICES = {
@@ -66,6 +68,8 @@ class MglmmConfig(PreTrainedConfig):
     region_encoder: str = "mask_mean"  # none, glamm (boxes on four CLIP levels), ferret (visual sampler)
     region_config: dict[str, Any] | None = None  # sizes and flags of that encoder; see `mglmm.regions`
     projector: str = "mlp"  # LLaVA-1.5's two layers; linear: LLaVA-1's one, as in LISA
+    detail: bool = False  # image tokens see the bridge's finer maps too; the small backbone alone has them
+    box_feedback: bool = False  # inputs know the boxes of what was grounded before them; the small backbone alone
     clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
     confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
     refusal: list[float] | None = None  # scale > 0 and bias of the log-odds of "There is no"; None: 1 and 0
@@ -92,6 +96,11 @@ class MglmmConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         if self.llava_config is not None and (self.sam_config is None) == (self.small_config is None):
             raise ValueError("give exactly one of sam_config and small_config")
+        for name in ("detail", "box_feedback"):
+            if getattr(self, name) and (self.small_config is None or self.vision != "shared" or self.read_offset != -1):
+                raise ValueError(
+                    f"{name} is true; it needs the small backbone, shared with the language model, and read_offset -1"
+                )
 
     def llava(self) -> LlavaConfig:
         return LlavaConfig(
@@ -182,6 +191,11 @@ class Mglmm(PreTrainedModel):
         self.bridge = config.bridge() if bridge is None else bridge
         dim = config.language().hidden_size
         self.seg_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.bridge.prompt_dim))
+        self.detail = self.box_feedback = None
+        if isinstance(self.bridge, SmallBridge):
+            _, fine, coarse = self.bridge.config.stem
+            self.detail = ImageDetail(coarse, fine, dim) if config.detail else None
+            self.box_feedback = BoxFeedback(dim) if config.box_feedback else None
         self.region_encoder = self.fresh_region_encoder()
         for part in (llava_model, bridge):
             for module in () if part is None else part.modules():
@@ -236,12 +250,18 @@ class Mglmm(PreTrainedModel):
                 f"{i}.{k}": p for i, m in enumerate(heads) for k, p in m.named_parameters() if fixed not in k
             },
             "vision_tower": dict(llava.vision_tower.named_parameters()),
-            "projector": dict(llava.multi_modal_projector.named_parameters()),
+            "projector": {
+                **dict(llava.multi_modal_projector.named_parameters()),
+                **named("detail", self.detail),
+            },
             "language_model": {
                 **dict(llava.language_model.named_parameters()),
                 **({} if self.llava.config.tie_word_embeddings else {"lm_head_weight": self.llava.lm_head.weight}),
             },
-            "seg_projection": dict(self.seg_projection.named_parameters()),
+            "seg_projection": {
+                **dict(self.seg_projection.named_parameters()),
+                **named("box_feedback", self.box_feedback),
+            },
             "region_encoder": dict(self.region_encoder.named_parameters()),
         }
         return {name: members for name, members in groups.items() if members}
@@ -272,7 +292,10 @@ class Mglmm(PreTrainedModel):
             chosen = states[cast(int, self.llava.config.vision_feature_layer)]
             raw = chosen[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else chosen
             maps = self.region_maps(features, [states[layer][:, 1:] for layer in self.region_layers])
-        return ImageState(self.llava.model.multi_modal_projector(raw), features, maps)
+        tokens = self.llava.model.multi_modal_projector(raw)
+        if self.detail is not None:
+            tokens = tokens + self.detail(*features.skips[:2])
+        return ImageState(tokens, features, maps)
 
     def clip_states(self, clip_pixels: Tensor) -> tuple[Tensor, ...]:
         """float[I, 1 + N, d] of every layer of the CLIP tower, the class token in front."""
@@ -320,6 +343,9 @@ class Mglmm(PreTrainedModel):
         image = self.encode_image(batch.pixels, batch.clip_pixels)
         regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
+        segs = batch.input_ids == self.config.seg_token_id
+        embeds = self.with_feedback(embeds, segs.nonzero(), batch.target_boxes)
+        embeds = self.with_feedback(embeds, batch.spelt, batch.spelt_boxes)
         hidden = self.llava.model.language_model(
             inputs_embeds=embeds,
             attention_mask=self.seen(batch.segments, embeds.dtype),
@@ -328,7 +354,7 @@ class Mglmm(PreTrainedModel):
         ).last_hidden_state
         labelled = (batch.labels[:, 1:] != IGNORE) & (batch.segments[:, 1:] == batch.segments[:, :-1])
         token_logits = self.llava.lm_head(hidden[:, :-1][labelled])
-        row, column = (batch.input_ids == self.config.seg_token_id).nonzero(as_tuple=True)
+        row, column = segs.nonzero(as_tuple=True)
         states = hidden[row, column + self.config.read_offset]
         prompts = self.seg_projection(states)
         picked = batch.picked
@@ -336,7 +362,22 @@ class Mglmm(PreTrainedModel):
         begins = labelled.clone()
         begins[:, 1:] &= ~labelled[:, :-1]
         answers = begins.flatten().cumsum(0).view_as(labelled)[labelled] - 1
-        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers)
+        spelt = None
+        if self.box_feedback is not None:
+            spelt = self.seg_projection(hidden[batch.spelt[:, 0], batch.spelt[:, 1] - 1])
+        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers, spelt)
+
+    def with_feedback(self, embeds: Tensor, at: Tensor, boxes: Tensor | None) -> Tensor:
+        """Inputs float[R, L, D] with the boxes float[B, 4] read back at (row, column) int64[B, 2]; see `feedback`."""
+        if self.box_feedback is None or boxes is None or not len(at):
+            return embeds
+        vectors = self.box_feedback(a_little_off(boxes) if self.training else boxes)
+        return embeds.index_put((at[:, 0], at[:, 1]), vectors.to(embeds.dtype), accumulate=True)
+
+    def look(self, states: Tensor) -> Tensor:
+        """Where states float[B, D] that emit `[SEG]` or a box point: boxes float[B, 4], xyxy, shares of the side."""
+        bridge = cast(SmallBridge, self.bridge)
+        return corners(bridge.mask_decoder.look(bridge.state_tokens(self.seg_projection(states))))
 
     def seen(self, segments: Tensor, dtype: torch.dtype) -> Tensor:
         """What each token sees, [R, 1, L, L]: as bool, or as what eager attention adds to its logits."""
@@ -354,6 +395,11 @@ class Mglmm(PreTrainedModel):
         counts = torch.tensor([len(state) for state in states], device=image.device)
         slot[order] = torch.cat([torch.arange(int(count), device=image.device) for count in counts])
         return masks.pick(image, slot)
+
+
+def named(prefix: str, module: nn.Module | None) -> dict[str, nn.Parameter]:
+    """The parameters of a part that a model may lack, by names that begin with its own."""
+    return {} if module is None else {f"{prefix}.{key}": value for key, value in module.named_parameters()}
 
 
 AutoConfig.register("mglmm", MglmmConfig)

@@ -20,6 +20,7 @@ class Tokens:
     labelled: list[bool] = field(default_factory=list)  # does this id carry loss
     targets: list[int] = field(default_factory=list)  # region of each [SEG], in order
     given: list[int] = field(default_factory=list)  # region of each <region>, in order
+    spelt: list[tuple[int, int]] = field(default_factory=list)  # (place in ids, region) of boxes spelt behind `</p>`
 
     def add(self, ids: Sequence[int], labelled: bool = False) -> None:
         self.ids += ids
@@ -32,6 +33,10 @@ class Tokens:
     def mark(self, ids: Sequence[int], labelled: bool = False, strips: bool = True) -> None:
         """Markers; `strips` says whether legacy tokenisation drops white space beside them."""
         self.add(ids, labelled)
+
+    def spell(self, region: int) -> None:
+        """The box of a region follows, behind a phrase."""
+        self.spelt.append((len(self.ids), region))
 
     def close(self) -> None:
         """Nothing follows."""
@@ -52,6 +57,9 @@ class LegacyTokens(Tokens):
     def text(self, text: str, literal: LiteralTokenizer, labelled: bool = False) -> None:
         self.run.append((text, labelled))
         self.literal = literal
+
+    def spell(self, region: int) -> None:
+        """Ids of a piece are not known before it is whole, and no published model reads boxes back."""
 
     def mark(self, ids: Sequence[int], labelled: bool = False, strips: bool = True) -> None:
         self.flush(strips)

@@ -23,6 +23,7 @@ from mglmm.encode import Encoder, pad_rows
 from mglmm.formats import prompt_format
 from mglmm.inputs import Batch
 from mglmm.model import MglmmConfig
+from mglmm.pieces import Tokens
 from mglmm.tokens import LiteralTokenizer, special_ids
 from mglmm_data.sample import Region, Sample
 from sam_bridge import small
@@ -146,6 +147,13 @@ class MglmmProcessor:
             return square_boxes([(Canvas.resize(region.size, (1, 1)), region) for region in regions])
         return square_boxes([(self.region_canvas(region.size), region) for region in regions])
 
+    def said(self, tokens: Tokens, regions: Sequence[Region]) -> tuple[tuple[int, ...], Tensor]:
+        """Where earlier answers in a prompt ground something: places in its ids, and boxes as `Batch.target_boxes`."""
+        segs = [place for place, token in enumerate(tokens.ids) if token == self.ids.seg]
+        found = [*zip(segs, tokens.targets, strict=True), *tokens.spelt]
+        boxes = square_boxes([(self.canvas(regions[index].size), regions[index]) for _, index in found])
+        return tuple(place for place, _ in found), boxes
+
     def batch(
         self,
         samples: Sequence[Sample],
@@ -183,6 +191,7 @@ class MglmmProcessor:
             )
         given = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.given]
         targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
+        spelt = [(number, place, index) for number, row in enumerate(rows) for place, index in row.spelt]
         picked = pick([image for image, _ in targets], masks_per_image, rng)
         chosen = [targets[number] for number in picked]
         size = 0 if original else self.mask_side
@@ -203,6 +212,10 @@ class MglmmProcessor:
             canvases=canvases,
             target_regions=tuple(targets),
             target_boxes=square_boxes([(canvases[i], samples[i].regions[r]) for i, r in targets]),
+            spelt=torch.tensor([(row, place) for row, place, _ in spelt], dtype=torch.long).view(-1, 2),
+            spelt_boxes=square_boxes(
+                [(canvases[row_image[row]], samples[row_image[row]].regions[r]) for row, _, r in spelt]
+            ),
         )
         return batch, left_out
 

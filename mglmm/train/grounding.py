@@ -64,11 +64,14 @@ class GroundingTraining(nn.Module):
         return losses
 
     def where(self, out: Output, batch: Batch) -> Tensor:
-        """Where all prompts point, decoded or not, against the boxes of their regions."""
+        """Where all prompts point, decoded or not, and all boxes that are spelt, against the boxes of their regions."""
         assert self.pixels is not None and batch.target_boxes is not None
-        bridge, known = self.pixels.bridge, batch.target_boxes.isfinite().all(1)
-        boxes = corners(bridge.mask_decoder.look(bridge.state_tokens(out.prompts)))
-        return box_loss(boxes[known], batch.target_boxes[known]).mean() if known.any() else boxes.sum() * 0
+        bridge, prompts, wanted = self.pixels.bridge, out.prompts, batch.target_boxes
+        if out.spelt is not None:
+            prompts, wanted = torch.cat([prompts, out.spelt]), torch.cat([wanted, batch.spelt_boxes])
+        known = wanted.isfinite().all(1)
+        boxes = corners(bridge.mask_decoder.look(bridge.state_tokens(prompts)))
+        return box_loss(boxes[known], wanted[known]).mean() if known.any() else boxes.sum() * 0
 
     def distillation(self, prompts: Tensor, attributes: dict[str, Tensor]) -> Tensor:
         """Squared distance of `[SEG]` prompts to semantic ones, in units of their variance."""

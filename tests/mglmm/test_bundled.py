@@ -89,6 +89,7 @@ def test_teacher_forced_states_are_the_generated_ones(grounder):
         rows.append(join(processor.encoder.prefix(), [tokens]))
     pixels, _, canvases = processor.pixels([query.image for query in queries])
     given = [(i, region) for i, query in enumerate(queries) for region in query.regions]
+    generated = torch.stack([state for each in out for state in each.states])
     batch = Batch(
         pixels=pixels,
         clip_pixels=None,
@@ -99,10 +100,10 @@ def test_teacher_forced_states_are_the_generated_ones(grounder):
         picked=torch.zeros(0, dtype=torch.long),
         mask_targets=torch.zeros(0, 0, 0),
         canvases=canvases,
+        target_boxes=grounder.model.look(generated).detach(),  # what was read back
     )
     with torch.no_grad():
         forced = grounder.model(batch).states
-    generated = torch.stack([state for each in out for state in each.states])
     assert len(generated) > 10
     assert (forced - generated).abs().max() < 1e-4
 

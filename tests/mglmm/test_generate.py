@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mglmm.encode import join, pad_rows, user_turn
+from mglmm.feedback import BoxFeedback
 from mglmm.formats import Tokens
 from mglmm.generate import GenerationOptions, PrefixCache, Run, complete
 from mglmm.grammar import Grammar
@@ -41,9 +42,25 @@ def talker(tiny, offset=-1, seed=0):
     return Grounder(model.eval(), processor, OPTIONS)
 
 
+def reader(tiny):
+    """A talker that reads back what it points to, loudly."""
+    grounder = talker(tiny)
+    grounder.model.config.box_feedback = True
+    grounder.model.box_feedback = BoxFeedback(32)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in grounder.model.box_feedback.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+    return grounder
+
+
 @pytest.fixture(params=[-1, 0], ids=["emits", "at"])
-def grounder(tiny, request):
+def plain(tiny, request):
     return talker(tiny, request.param)
+
+
+@pytest.fixture(params=[-1, 0, "reads back"], ids=["emits", "at", "reads back"])
+def grounder(tiny, request):
+    return reader(tiny) if request.param == "reads back" else talker(tiny, request.param)
 
 
 def ready(grounder, asked):
@@ -76,10 +93,13 @@ def uncached(grounder, asked, options=OPTIONS):
     speakable = {ids.eos, ids.seg, ids.phrase_open, ids.phrase_close}
     banned = [index for index in encoder.literal.special.values() if index not in speakable]
     grammar = Grammar.of(encoder)
+    at, boxes = [], []  # what is read back
 
     def states():
         tokens = torch.tensor([encoder.prefix().ids + prompt.ids + said])
         embeds = model.embed(tokens, images.tokens[[prompt.image]], prompt.regions)
+        if at:
+            embeds = model.with_feedback(embeds, torch.tensor(at), torch.cat(boxes))
         return tokens[0], model.llava.model.language_model(inputs_embeds=embeds).last_hidden_state[0]
 
     while len(said) < options.max_new_tokens:
@@ -98,10 +118,13 @@ def uncached(grounder, asked, options=OPTIONS):
             break
         if options.grammar:
             grammar.take(token)
+        if model.box_feedback is not None and (token == ids.seg or said[-1:] == [ids.phrase_close]):
+            at.append((0, len(hidden)))
+            boxes.append(model.look(hidden[-1:]))
         said.append(token)
     tokens, hidden = states()
-    at = (tokens == ids.seg).nonzero()[:, 0]
-    return said, hidden[at + model.config.read_offset]
+    segs = (tokens == ids.seg).nonzero()[:, 0]
+    return said, hidden[segs + model.config.read_offset]
 
 
 MIXED = [
@@ -153,6 +176,7 @@ def test_teacher_forced_states_are_the_generated_ones(grounder):
     row = join(encoder.prefix(), pieces)
     count = row.ids.count(encoder.ids.seg)
     pixels, _, canvases = processor.pixels([picture(0)])
+    states = torch.stack([state for answer in answers for state in answer.states])
     batch = Batch(
         pixels=pixels,
         clip_pixels=None,
@@ -163,10 +187,10 @@ def test_teacher_forced_states_are_the_generated_ones(grounder):
         picked=torch.arange(count),
         mask_targets=torch.zeros(count, processor.mask_side, processor.mask_side),
         canvases=canvases,
+        target_boxes=grounder.model.look(states),
     )
     with torch.no_grad():
         out = grounder.model(batch)
-    states = torch.stack([state for answer in answers for state in answer.states])
     assert count == len(states) > 3
     assert torch.allclose(out.states, states, atol=1e-4)
     masks = grounder.decode(images, list(states), [0] * count).logits
@@ -276,7 +300,8 @@ def test_no_prompts_no_answers(tiny):
 
 
 @pytest.mark.parametrize("prompts", [("hi", "Where is it?", "and there?")])
-def test_chat_reuses_its_cache_and_equals_a_fresh_run(grounder, fed, prompts):
+def test_chat_reuses_its_cache_and_equals_a_fresh_run(plain, fed, prompts):
+    grounder = plain  # what is read back anew is the box of the mask, not where the state pointed
     chat = grounder.chat(picture(0))
     first = chat.ask(prompts[0])
     fed.watch(grounder)

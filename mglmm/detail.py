@@ -1,0 +1,38 @@
+"""What a token of 16 px cannot hold: the bridge's maps of stride 8 and 4, laid beside the language model's tokens.
+
+A part of a thing is often smaller than a token, and its colour is lost there; the maps that the mask decoder sees have
+it. Each image token gains the four cells of stride 8 and the sixteen of stride 4 that it covers.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mglmm.feedback import silence
+
+
+class ImageDetail(nn.Module):
+    """Maps of stride 8 and 4 to what is added to image tokens, float[I, N, D]; zero at first.
+
+    Args:
+        coarse: channels of the map of stride 8.
+        fine: channels of the map of stride 4.
+        dim: D, width of the language model.
+    """
+
+    def __init__(self, coarse: int, fine: int, dim: int):
+        super().__init__()
+        width = 4 * coarse + 16 * fine
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        silence(self.mlp[2])
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        """float[I, coarse, 2g, 2g] and float[I, fine, 4g, 4g] to float[I, g * g, D]."""
+        cells = [
+            rearrange(each, "i c (h a) (w b) -> i (h w) (a b c)", a=size, b=size)
+            for each, size in ((coarse, 2), (fine, 4))
+        ]
+        return self.mlp(self.norm(torch.cat(cells, -1)))
