@@ -132,6 +132,17 @@ def test_eval(command, converted):
     assert "lisa reads no regions, as the task region needs; leave it out: tasks=[vqa]" in done.err
 
 
+def test_eval_in_eight_bits(command, converted):
+    few = ["count=1", "size=64", "blind=false", "resamples=0", "limits_count=0", "generation.max_new_tokens=6"]
+    asked = ["eval", "eval/world", *few, "tasks=[referring]", "--model", converted("lisa")]
+    wrong = command(*asked, "--quant", "int2")
+    assert wrong.code == 2 and "quant" in wrong.err and "int4" in wrong.err
+    pytest.importorskip("torchao")
+    done = command(*asked, "--quant", "int8", "--out", "r.json")
+    assert done.code == 0, done.err
+    assert json.loads(Path("r.json").read_text())["meta"]["config"]["quant"] == "int8"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_conversion_needs_little_memory(shared, shards):
