@@ -135,7 +135,7 @@ def layouts(folder: Path, adapters: bool = True) -> list[tuple[list[str], dict[s
     """Every way in which a folder might hold weights, in the order that transformers prefers: files, promised keys.
 
     Args:
-        adapters: peft's files count, too.
+        adapters: peft's files count, where no file of a whole model is there.
     """
     found: list[tuple[list[str], dict[str, str]]] = []
     for whole, name in zip(WHOLE, INDEXES, strict=True):
@@ -153,10 +153,12 @@ def layouts(folder: Path, adapters: bool = True) -> list[tuple[list[str], dict[s
     }
     for stem, total, suffix in sorted(groups, key=lambda group: (group[0] not in STEMS, group)):
         found.append(([f"{stem}-{i:05}-of-{total:05}{suffix}" for i in range(1, total + 1)], {}))
+    whole_models = [each for each in found if not each[0][0].startswith("adapter_model")]
+    if whole_models or not adapters:
+        return whole_models
     found += [([name], {}) for name in ADAPTERS if (folder / name).exists()]
-    kept = [each for each in found if adapters or not each[0][0].startswith("adapter_model")]
-    beside = [name for group in BESIDE for name in group if adapters and (folder / name).exists()]
-    return kept or ([(beside[:1], {})] if beside else [])
+    beside = [name for group in BESIDE for name in group if (folder / name).exists()]
+    return found or ([(beside[:1], {})] if beside else [])
 
 
 def absent(folder: Path, names: list[str]) -> list[str]:

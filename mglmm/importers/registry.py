@@ -219,7 +219,7 @@ def convert_family(
         cast(Any, config).architectures = ["Mglmm"]
         config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-    notes = (*unwrapped.notes, *tower_note(tower, published, vision_tower))
+    notes = (*unwrapped.notes, *zero_note(path), *tower_note(tower, published, vision_tower))
     notes += () if sam_decoder_heads else heads_note(sam)
     return Converted(kind.name, out, len(plan.takes), making.counted(plan), notes)
 
@@ -235,6 +235,15 @@ def planned(kind: Family, store: Store, unwrapped: lora.Unwrapped, sam: Any) -> 
 def zeroed(path: Path, scratch: str, name: str) -> Path:
     """The path, or where DeepSpeed's shards of it were put together."""
     return lora.from_zero(path, Path(scratch, name)) if lora.is_zero(path) else path
+
+
+def zero_note(path: Path) -> tuple[str, ...]:
+    """What to say where a folder holds whole weights and DeepSpeed's shards beside them."""
+    if not path.is_dir() or lora.is_zero(path) or not any(path.rglob(lora.ZERO)):
+        return ()
+    return (
+        f"DeepSpeed's shards in {path} were left out, whole weights lie beside them; to take them give their folder",
+    )
 
 
 def check_out(path: Path, out: Path) -> None:

@@ -82,6 +82,11 @@ def half(folder):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
 
 
+def half_beside_an_adapter(folder):
+    half(folder)
+    torch.save({"base_model.model.lm_head.weight": torch.zeros(703, 64)}, folder / "adapter_model.bin")
+
+
 def half_without_index(folder):
     half(folder)
     (folder / "pytorch_model.bin.index.json").unlink()
@@ -226,6 +231,7 @@ CASES = [
     (code_in_an_old_file, [], "pytorch_model.bin holds code"),
     (no_tensors, [], "holds no flat state dict of tensors, but list"),
     (half, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
+    (half_beside_an_adapter, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
     (half_without_index, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
     (promised, [], "its index promises 203 tensors"),
     (None, ["--family", "glamm"], "is a checkpoint of lisa, not of glamm"),
