@@ -110,10 +110,11 @@ def test_train_ask_and_merge(command, shared, converted, tmp_path):
     assert torch.allclose(load_checkpoint("merged")[0].state_dict()[key], after[key] + 3.0 * b @ a, atol=1e-5)
 
 
-def test_training_on_other_families(command, converted, tmp_path):
+@pytest.mark.parametrize("family", ["mglmm", "glamm"])
+def test_training_on_other_families(command, converted, tmp_path, family):
     recipe = tmp_path / "more.yaml"
     short = [{**RECIPE["stages"][0], "max_steps": 1}]
-    recipe.write_text(yaml.safe_dump({**RECIPE, "stages": short, "model": str(converted("mglmm"))}))
+    recipe.write_text(yaml.safe_dump({**RECIPE, "stages": short, "model": str(converted(family))}))
     trained = command("train", recipe)
     assert trained.code == 0, trained.err
     assert (tmp_path / "runs" / "more" / "last" / "model" / "config.json").is_file()
