@@ -212,6 +212,7 @@ def evaluate(
         list[Path] | None, typer.Option(help=".json, .md, .txt, or .png: a reliability plot; may be repeated.")
     ] = None,
     detail: Annotated[str, typer.Option(help="short, headlines or full.")] = "headlines",
+    quant: Annotated[str | None, typer.Option(help="int8 or int4, as `quant=` in the config.")] = None,
 ) -> None:
     """Score a checkpoint: the held-out world, or named parts on photographs."""
     from mglmm import given
@@ -220,7 +221,7 @@ def evaluate(
 
     given.check_files(out or (), given.REPORT_FILES)
     chosen = given.detail(detail)
-    settings = read_eval(config, overrides or ())
+    settings = read_eval(config, [*(overrides or ()), *([f"quant={quant}"] if quant else ())])
     with progress() as bars:
 
         def told(name: str) -> Any:

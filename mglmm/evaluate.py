@@ -18,6 +18,7 @@ from mglmm.eval import Predict, Query, Report, mean_mask_baseline, parts_report,
 from mglmm.eval.report import Row
 from mglmm.eval.world import WorldConfig, evaluate_world
 from mglmm.grounder import Grounder
+from mglmm.quant import Quant
 from mglmm_data.registry import Source, make_source
 from mglmm_data.sample import Sample
 
@@ -30,6 +31,7 @@ class WorldEval(WorldConfig):
 
     kind: Literal["world"] = "world"
     generation: dict[str, Any] = {}  # fields of mglmm.generate.GenerationOptions
+    quant: Quant = "none"  # bits that the language model's weights are held in
     limits_count: int = Field(default=0, ge=0)  # samples a task told the answer, see mglmm.eval.limits
     heads: str = ""  # state.pt of the model's run: its semantic prompt is the oracle of the limits
 
@@ -43,6 +45,7 @@ class PartsEval(Strict):
     validation: dict[str, Any] = {}  # instead of a `split`: what the validation images' source has in place of source's
     batch_size: int = Field(default=8, ge=1)
     generation: dict[str, Any] = {}
+    quant: Quant = "none"
 
 
 KINDS: dict[str, type[WorldEval] | type[PartsEval]] = {"world": WorldEval, "parts": PartsEval}
@@ -91,13 +94,13 @@ def evaluate(
 def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float) -> Report:
     """The held-out world; each further checkpoint is a column."""
     (first, path), *others = names.items()
-    grounder, meta = load(path, config.generation)
+    grounder, meta = load(path, config)
     check_regions(config, grounder, path)
     told = limit_rows(config, grounder)
     report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta)
     report = replace(report, rows=(*report.rows, *told))
     for name, path in others:
-        grounder, _ = load(path, config.generation)
+        grounder, _ = load(path, config)
         check_regions(config, grounder, path)
         plain = config.model_copy(update={"blind": False, "resamples": 0, "heads": ""})
         scored = evaluate_world(grounder.predict, plain, on_progress=tell(name))
@@ -140,7 +143,7 @@ def score_photos(
     scored = {}
     meta: dict[str, Any] = {}
     for name, path in names.items():
-        grounder, facts = load(path, config.generation)
+        grounder, facts = load(path, config)
         meta = meta or facts
         counted = counting(grounder.predict, tell(name), len(validation))
         scored[name] = score_parts(counted, samples_of(validation), parts, batch_size=config.batch_size)
@@ -194,9 +197,9 @@ def counting(predict: Predict, told: Progress, total: int) -> Predict:
     return predict_and_tell
 
 
-def load(path: str, generation: Mapping[str, Any]) -> tuple[Grounder, dict[str, Any]]:
+def load(path: str, config: WorldEval | PartsEval) -> tuple[Grounder, dict[str, Any]]:
     """A checkpoint, and what a report should remember of it."""
-    grounder = given.grounder(path, generation)
+    grounder = given.grounder(path, config.generation, config.quant)
     parameters = sum(parameter.numel() for parameter in grounder.model.parameters())
     meta = {"model": path, "parameters": parameters, "device": str(grounder.model.device)}
     return grounder, meta | {"trained_on": grounder.model.config.trained_on}

@@ -72,6 +72,10 @@ LISA = LLAVA.model_copy(
         "tokens": (SEG, IM_START, IM_END),
     }
 )
+LISA_V0 = LISA.model_copy(
+    update={"name": "lisa_v0", "before_image": VICUNA.before_image.replace("human", "user"), "after_image": " "}
+)
+"""LISA before August 2023 (LISA-13B-llama2-v0): FastChat's `vicuna_v1.1`, whose system prompt speaks of a user."""
 GLAMM = LISA.model_copy(
     update={
         "name": "glamm",
@@ -87,11 +91,14 @@ COMPACT = VICUNA.model_copy(
     update={"name": "compact", "before_image": "", "after_image": "", "first_user": "USER: ", "user": "USER: "}
 )
 FORMATS = {
-    form.name: form for form in (COMPACT, VICUNA, LLAVA, LISA, GLAMM, GLAMM.model_copy(update={"name": "mglmm"}))
+    form.name: form
+    for form in (COMPACT, VICUNA, LLAVA, LISA, LISA_V0, GLAMM, GLAMM.model_copy(update={"name": "mglmm"}))
 }
 
 FAMILIES = {"lisa": LISA, "glamm": GLAMM, "mglmm": FORMATS["mglmm"], "llava": LLAVA}
 """Families of published checkpoints and the format each was trained with."""
+FAMILY_OF = {LISA_V0.name: "lisa", **{name: name for name in FAMILIES if name != "llava"}}
+"""The family of a format that grounding models of others were trained with."""
 
 
 def prompt_format(name: str) -> PromptFormat:

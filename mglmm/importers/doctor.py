@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mglmm.checkpoint import check_folder
-from mglmm.importers import lora
+from mglmm.importers import lisa, lora
 from mglmm.importers.convert import check_vocabulary, embedding_rows, llava_config, mglmm_config, wanted_shapes
 from mglmm.importers.families import Family, ours_now
 from mglmm.importers.keys import Store, open_store, read_json
@@ -22,7 +23,7 @@ from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.importers.tower import check_tower, find_tower, with_tower
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
-from mglmm.templates import FAMILIES as FORMS
+from mglmm.templates import FAMILY_OF, PromptFormat
 from mglmm.tokenizer import tokenizer_hash
 from sam_bridge.weights import TIED
 
@@ -93,25 +94,26 @@ def diagnose(path: str | Path, vision_tower: str | None = None) -> Diagnosis:
     found = Diagnosis(str(path))
     folder = where if where.is_dir() else where.parent
     if where.is_dir() and lora.is_zero(where):
-        found.title, found.family = "DeepSpeed ZeRO shards", "zero"
-        found.next = f"mglmm convert {path} OUT (puts them together with DeepSpeed's converter)"
+        look_at_zero(found, where)
         return found
     store = found.attempt(lambda: open_store(where))
     if store is None:
         guess(found, folder)
         return found
-    unwrapped = lora.unwrap(store)
+    stored, unwrapped = store, lora.unwrap(store)
     store = unwrapped.store
     found.family = family_of(unwrapped, folder)
     if unwrapped.adapters:
         found.facts["adapters"] = f"{len(unwrapped.adapters)} layers, not merged"
     if found.family == "adapter":
         found.title, found.next = "LoRA adapters without their base", f"mglmm merge BASE {path} OUT"
-        found.missing.append("the base they were trained on: merge them into it")
+        named = lora.adapter_settings(where).get("base_model_name_or_path")
+        found.missing.append(f"the base they were trained on{f' ({named})' * bool(named)}: merge them into it")
     elif found.family == "ours":
         look_at_ours(found, folder, store)
     elif found.family in FAMILIES:
-        store = look_at_published(found, FAMILIES[found.family], folder, unwrapped, vision_tower)
+        form = lisa.form_of(found.family, stored.entries)
+        store = look_at_published(found, FAMILIES[found.family], form, folder, unwrapped, vision_tower)
         found.next = f"mglmm convert {path} OUT"
     else:
         look_at_part(found, folder)
@@ -132,6 +134,18 @@ def family_of(unwrapped: lora.Unwrapped, folder: Path) -> str:
     return "tower" if store.path.is_dir() and kind.startswith("clip") else detect(store)
 
 
+def look_at_zero(found: Diagnosis, folder: Path) -> None:
+    """Are all ranks' shards there, and what puts them together."""
+    found.title, found.family = "DeepSpeed ZeRO shards", "zero"
+    found.attempt(lambda: lora.zero_folder(folder))
+    if find_spec("deepspeed") is None:
+        found.missing.append("DeepSpeed, whose own converter puts the shards together: pip install deepspeed")
+    if (folder / "config.json").is_file():
+        found.next = f"mglmm convert {found.path} OUT"
+    else:
+        found.next = f"mglmm merge BASE {found.path} OUT (config.json and the tokenizer are the base's)"
+
+
 def guess(found: Diagnosis, folder: Path) -> None:
     """What config.json says where the weights do not speak."""
     if (folder / "config.json").is_file():
@@ -142,7 +156,12 @@ def guess(found: Diagnosis, folder: Path) -> None:
 
 
 def look_at_published(
-    found: Diagnosis, kind: Family, folder: Path, unwrapped: lora.Unwrapped, vision_tower: str | None
+    found: Diagnosis,
+    kind: Family,
+    form: PromptFormat,
+    folder: Path,
+    unwrapped: lora.Unwrapped,
+    vision_tower: str | None,
 ) -> Store:
     """Every check of a conversion, none of them stopping the others; returns the tensors, the tower's among them."""
     store = unwrapped.store
@@ -165,7 +184,7 @@ def look_at_published(
         found.facts["vision tower"] = "not found, and not in the memory below (a CLIP ViT-L/14 takes 0.6 GB in fp16)"
     if config is None or tokenizer is None or rows is None or tower is None or sam is None:
         return store
-    form, kind = FORMS[kind.name], kind.as_stored(store.shapes, config)
+    kind = kind.as_stored(store.shapes, config)
     ids = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in ("<image>", "[SEG]", form.region)}  # type: ignore[arg-type]
 
     def compare() -> None:
@@ -191,8 +210,8 @@ def look_at_ours(found: Diagnosis, folder: Path, store: Store) -> None:
         return
     form = config.prompt_format
     found.image_tokens = int((config.llava_config or {}).get("image_seq_length") or found.image_tokens)
-    published = form in FORMS
-    found.tasks = TASKS[form] if published else (ASK, *MASKS, PHRASED, "boxes out")
+    family = FAMILY_OF.get(form)
+    found.tasks = TASKS[family] if family else (ASK, *MASKS, PHRASED, "boxes out")
     found.tasks += (REGIONS[config.region_encoder],) if config.region_encoder in REGIONS else ()
     found.facts["prompt format"] = form
     if config.trained_on:

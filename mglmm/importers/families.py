@@ -83,7 +83,13 @@ class Family:
     region_name: Callable[[str], str] | None = None  # and back
 
     def as_stored(self, shapes: Shapes, config: Mapping[str, Any]) -> Family:
-        """The family; without its region encoder where config.json says (`with_region`) that it was trained so."""
+        """The family with the projector that is stored (forks put LLaVA-1.5's under LISA's layout, and the reverse).
+
+        Without its region encoder where config.json says (`with_region`) that it was trained so.
+        """
+        found = next((name for name, key in PROJECTOR_OF.items() if key in shapes), self.projector)
+        if found != self.projector:
+            return replace(self, projector=found).as_stored(shapes, config)
         if config.get("with_region") is False and not any(key.startswith(self.regions) for key in shapes):
             return replace(self, region_encoder="none", region_config=None)
         return self
@@ -184,6 +190,8 @@ STARTS = {
     CLIP: f"{TOWER}vision_model.",
     "seg_projection.": "model.text_hidden_fcs.0.",
 }
+PROJECTOR_OF = {"linear": "model.mm_projector.weight", "mlp": "model.mm_projector.0.weight"}
+"""Keys that tell one kind of projector from the other."""
 PLACES = {"linear": {"": ""}, "mlp": {"0": "linear_1.", "2": "linear_2."}}
 """Layers of a projector by their number upstream; a number the family does not have becomes a key nobody wants."""
 

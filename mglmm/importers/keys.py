@@ -21,9 +21,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WHOLE = ("model.safetensors", "pytorch_model.bin", "adapter_model.safetensors", "adapter_model.bin")
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin")
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})(?P<suffix>\.(bin|safetensors))")
-BESIDE = ("non_lora_trainables.bin", "non_lora_trainables.safetensors")
+STEMS = ("model", "pytorch_model")
+"""What shards without an index are called, first choice first; then any other name."""
+BESIDE = (
+    ("non_lora_trainables.bin", "non_lora_trainables.safetensors"),
+    ("pytorch_model-visual_model.bin",),
+    ("pytorch_model-text_hidden_fcs.bin",),
+)
+"""Files that belong to the weights though no index names them, one of each group: LLaVA's LoRA, LISA v0's parts."""
 CODE = re.compile(r"(?:GLOBAL|global|function|class|type) (?:<[\w-]+ ?[\w-]* )?([\w.]+)")
 """What torch names when it refuses a pickle that would run something."""
 PICKLE = b"\x80"  # how a bare pickle begins
@@ -103,37 +111,63 @@ def open_store(path: str | Path) -> Store:
 
 
 def weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The weight files of a folder, and the keys its index promises (empty without one)."""
-    for name in INDEXES:
-        index = folder / name
-        if index.exists():
+    """The weight files of a folder, and the keys its index promises (empty without one).
+
+    Folders hold leftovers (an index without its shards, an optimizer's parts): the first layout that is whole is taken.
+
+    Raises:
+        ValueError: no layout is whole; says what the first one lacks.
+    """
+    found = layouts(folder)
+    if not found:
+        raise ValueError(
+            f"{folder} holds no weights (looked for {', '.join((*WHOLE, *ADAPTERS, *INDEXES))} and their shards); "
+            "give the folder that holds them"
+        )
+    names, promised = next((each for each in found if not absent(folder, each[0])), found[0])
+    check_shards(folder, names)
+    beside = [next((name for name in group if (folder / name).exists()), None) for group in BESIDE]
+    names = [*names, *(name for name in beside if name is not None and name not in names)]
+    return [folder / name for name in names], promised
+
+
+def layouts(folder: Path, adapters: bool = True) -> list[tuple[list[str], dict[str, str]]]:
+    """Every way in which a folder might hold weights, in the order that transformers prefers: files, promised keys.
+
+    Args:
+        adapters: peft's files count, where no file of a whole model is there.
+    """
+    found: list[tuple[list[str], dict[str, str]]] = []
+    for whole, name in zip(WHOLE, INDEXES, strict=True):
+        if (folder / whole).exists():
+            found.append(([whole], {}))
+        if (index := folder / name).exists():
             promised = read_json(index).get("weight_map")
             if not isinstance(promised, dict) or not promised:
                 raise ValueError(f"{index} has no weight_map; download it again")
-            files = sorted(set(promised.values()))
-            check_shards(folder, files)
-            return [folder / file for file in files], promised
-    parts = [match for file in sorted(folder.iterdir()) if (match := PART.fullmatch(file.name))]
-    if parts:
-        first = parts[0]
-        total = int(first["total"])
-        names = [f"{first['stem']}-{i:05}-of-{total:05}{first['suffix']}" for i in range(1, total + 1)]
-        check_shards(folder, names)
-        return [folder / name for name in names], {}
-    found = [folder / name for name in WHOLE if (folder / name).exists()][:1]
-    found += [folder / name for name in BESIDE if (folder / name).exists()][:1]
-    if not found:
-        raise ValueError(
-            f"{folder} holds no weights (looked for {', '.join((*WHOLE, *INDEXES))} and their shards); "
-            "give the folder that holds them"
-        )
-    return found, {}
+            found.append((sorted(set(promised.values())), promised))
+    groups = {
+        (match["stem"], int(match["total"]), match["suffix"])
+        for file in folder.iterdir()
+        if (match := PART.fullmatch(file.name)) and not match["stem"].startswith("optim")
+    }
+    for stem, total, suffix in sorted(groups, key=lambda group: (group[0] not in STEMS, group)):
+        found.append(([f"{stem}-{i:05}-of-{total:05}{suffix}" for i in range(1, total + 1)], {}))
+    whole_models = [each for each in found if not each[0][0].startswith("adapter_model")]
+    if whole_models or not adapters:
+        return whole_models
+    found += [([name], {}) for name in ADAPTERS if (folder / name).exists()]
+    beside = [name for group in BESIDE for name in group if (folder / name).exists()]
+    return found or ([(beside[:1], {})] if beside else [])
+
+
+def absent(folder: Path, names: list[str]) -> list[str]:
+    return [name for name in names if not (folder / name).exists()]
 
 
 def check_shards(folder: Path, names: list[str]) -> None:
     """Raise where shards of a checkpoint are not there."""
-    missing = [name for name in names if not (folder / name).exists()]
-    if missing:
+    if missing := absent(folder, names):
         raise ValueError(
             f"{folder} holds {len(names) - len(missing)} of {len(names)} shards; missing are {listed(missing)}: "
             "download them into the same folder"

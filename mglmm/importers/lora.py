@@ -18,17 +18,22 @@ from typing import Any
 
 import torch
 
-from mglmm.importers.keys import Entry, Store, listed, load_pickle, read_json, reading
+from mglmm.importers.keys import Entry, Store, layouts, listed, load_pickle, read_json, reading
 from mglmm.importers.plan import Plan
 
-PREFIXES = ("base_model.model.", "module.", "_orig_mod.")
-WRAPPERS = (".base_layer", ".modules_to_save.default", ".modules_to_save")
+PREFIXES = ("base_model.model.", "module.", "_orig_mod.", "lm.")
+"""`lm.` held the language model in LISA v0, whose other parts stood beside it; see `OUTSIDE`."""
+OUTSIDE = ("visual_model.", "text_hidden_fcs.")
+WRAPPERS = re.compile(r"\.base_layer(?=\.)|\.modules_to_save(?:\.(?!\d+\.)[^.]+)?(?=\.)")
+"""What peft puts into the names of layers; the copy that an adapter saves has the adapter's name."""
 LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>[^.]+))?\.weight")
 ADAPTER = "adapter: "
 """Prefix of the keys of adapters in an unwrapped store."""
 ZERO = "*mp_rank_*_states.pt"
 """Names of DeepSpeed's shards: `..._model_states.pt` and, one per rank, `..._optim_states.pt`."""
 OTHER_HALF = {"model_states.pt": "optim_states.pt", "optim_states.pt": "model_states.pt"}
+CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+"""Ways of peft to begin adapters that subtract them from the base: W + B A is then not the trained weight."""
 PUBLISHED_ALPHA = 16.0  # of LISA, GLaMM and MGLMM, whose weights files do not say it
 
 
@@ -104,9 +109,8 @@ def without_wrappers(key: str) -> str:
     """A key without what DDP, torch.compile and peft put around modules."""
     while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), ""):
         key = key[len(prefix) :]
-    for wrapper in WRAPPERS:
-        key = key.replace(wrapper, "")
-    return key
+    key = WRAPPERS.sub("", key)
+    return f"model.{key}" if key.startswith(OUTSIDE) else key
 
 
 def adapter_settings(path: Path) -> dict[str, Any]:
@@ -122,9 +126,23 @@ def adapter_settings(path: Path) -> dict[str, Any]:
     for key in ("use_dora", "fan_in_fan_out"):
         if settings.get(key):
             raise ValueError(f"{file}: {key} is set; merge these adapters with peft's merge_and_unload first")
+    start = str(settings.get("init_lora_weights", True)).lower()
+    if start.startswith(CHANGES_BASE):
+        raise ValueError(
+            f"{file}: init_lora_weights is {start}, which changed the base as well; load the adapters with peft and "
+            "merge them there (merge_and_unload), or save them with path_initial_model_for_weight_conversion"
+        )
     if settings.get("peft_type", "LORA") != "LORA" or settings.get("bias", "none") != "none":
         raise ValueError(f"{file}: only plain LoRA without bias can be merged; use peft's merge_and_unload first")
     return settings
+
+
+def base_note(adapter: Path, base: str | Path) -> tuple[str, ...]:
+    """What to say where adapters name another base than the one given: sizes alone cannot tell one 7B from another."""
+    named = str(adapter_settings(adapter).get("base_model_name_or_path") or "")
+    if not named or Path(named).name == Path(base).name:
+        return ()
+    return (f"the adapters say that they were trained on {named}; the base given is {base}",)
 
 
 def is_bare(unwrapped: Unwrapped) -> bool:
@@ -185,8 +203,8 @@ def merged_with(base: Store, adapter: Unwrapped) -> Unwrapped:
 
 
 def is_zero(path: Path) -> bool:
-    """Does a folder hold DeepSpeed's ZeRO shards?"""
-    return path.is_dir() and any(path.rglob(ZERO))
+    """Does a folder hold DeepSpeed's ZeRO shards, and no whole weights beside them (which trainers write as well)?"""
+    return path.is_dir() and any(path.rglob(ZERO)) and not layouts(path, adapters=False)
 
 
 def zero_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,14 +15,14 @@ from mglmm.config import BUNDLED
 from mglmm.importers import convert as making
 from mglmm.importers import ferret, glamm, lisa, llava, lora, mglmm_family
 from mglmm.importers.convert import Converted
-from mglmm.importers.families import Family, heads_note
+from mglmm.importers.families import INSIDE_TOWER, TOWER, Family, heads_note
 from mglmm.importers.keys import Store, listed, open_store, read_json
 from mglmm.importers.plan import Plan
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.importers.tower import check_tower, find_tower, tower_folder, tower_note, with_tower
 from mglmm.model import MglmmConfig
 from mglmm.processor import MglmmProcessor
-from mglmm.templates import FAMILIES as FORMS
+from mglmm.templates import PromptFormat
 from mglmm.tokenizer import tokenizer_hash
 from mglmm.tokens import special_ids
 
@@ -156,10 +157,12 @@ def convert(
     path, out = located(path), Path(out)
     check_out(path, out)
     with tempfile.TemporaryDirectory(prefix="mglmm-zero-") as scratch:
-        unwrapped = lora.unwrap(open_store(zeroed(path, scratch, "base")), lora_alpha)
+        stored = open_store(zeroed(path, scratch, "base"))
+        unwrapped = lora.unwrap(stored, lora_alpha)
         if adapter is not None:
             more = lora.unwrap(open_store(zeroed(located(adapter), scratch, "adapter")), lora_alpha)
             unwrapped = lora.merged_with(unwrapped.store, more)
+            unwrapped = replace(unwrapped, notes=(*unwrapped.notes, *lora.base_note(located(adapter), path)))
         elif lora.is_bare(unwrapped):
             raise ValueError(
                 f"{path} holds adapters, not the weights they were trained on; "
@@ -170,13 +173,13 @@ def convert(
             return llava.convert(unwrapped, path, out, vision_tower, dtype)
         if name == "ferret":
             return ferret.convert(path, out, dtype=dtype, **(region or {}))
-        return convert_family(
-            family_of(unwrapped.store), unwrapped, path, out, vision_tower, dtype, sam_decoder_heads, region
-        )
+        kind, form = family_of(unwrapped.store), lisa.form_of(name, stored.entries)
+        return convert_family(kind, form, unwrapped, path, out, vision_tower, dtype, sam_decoder_heads, region)
 
 
 def convert_family(
     kind: Family,
+    form: PromptFormat,
     unwrapped: lora.Unwrapped,
     path: Path,
     out: Path,
@@ -193,7 +196,6 @@ def convert_family(
     rows = making.embedding_rows(unwrapped.store)
     tokenizer = legacy_tokenizer(folder, kind.name)
     making.check_vocabulary(folder, original_size(folder), rows, published)
-    form = FORMS[kind.name]
     ids = special_ids(tokenizer, form.region)
     shapes = unwrapped.store.shapes
     check_tower(path, shapes, tower)
@@ -217,7 +219,7 @@ def convert_family(
         cast(Any, config).architectures = ["Mglmm"]
         config.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-    notes = (*unwrapped.notes, *tower_note(tower, published, vision_tower))
+    notes = (*unwrapped.notes, *zero_note(path), *tower_note(tower, published, vision_tower))
     notes += () if sam_decoder_heads else heads_note(sam)
     return Converted(kind.name, out, len(plan.takes), making.counted(plan), notes)
 
@@ -225,13 +227,23 @@ def convert_family(
 def planned(kind: Family, store: Store, unwrapped: lora.Unwrapped, sam: Any) -> Plan:
     """The plan of a checkpoint with its tower, adapters in their places."""
     plan = kind.plan(store, sam)
-    names = {layer: ours for layer, *_ in unwrapped.adapters if (ours := kind.ours(layer)) is not None}
+    names = {take.key: ours for ours, take in plan.takes.items()}
+    names |= {INSIDE_TOWER + key.removeprefix(TOWER): names[key] for key in [*names] if key.startswith(TOWER)}
     return lora.with_adapters(plan, lora.Unwrapped(store, unwrapped.adapters), names)
 
 
 def zeroed(path: Path, scratch: str, name: str) -> Path:
     """The path, or where DeepSpeed's shards of it were put together."""
     return lora.from_zero(path, Path(scratch, name)) if lora.is_zero(path) else path
+
+
+def zero_note(path: Path) -> tuple[str, ...]:
+    """What to say where a folder holds whole weights and DeepSpeed's shards beside them."""
+    if not path.is_dir() or lora.is_zero(path) or not any(path.rglob(lora.ZERO)):
+        return ()
+    return (
+        f"DeepSpeed's shards in {path} were left out, whole weights lie beside them; to take them give their folder",
+    )
 
 
 def check_out(path: Path, out: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mglmm.config import BUNDLED
+from mglmm.importers import doctor
 from mglmm.importers.doctor import diagnose
 from mglmm.importers.sizes import cache_bytes, in_layers, memory, parts
 
@@ -115,6 +116,35 @@ def test_half_of_the_shards(tmp_path, command):
     done = command("doctor", tmp_path)
     assert done.code == 1
     assert "holds 1 of 2 shards" in " ".join(done.out.split())
+
+
+def test_shards_of_deepspeed(tmp_path, command, monkeypatch):
+    """Which halves are not there, what puts them together, and whether there is a base to merge into."""
+    step = tmp_path / "run" / "global_step5"
+    step.mkdir(parents=True)
+    for name in ("0_mp_rank_00_model", "0_mp_rank_00_optim", "1_mp_rank_00_model"):
+        (step / f"zero_pp_rank_{name}_states.pt").touch()
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    done = command("doctor", tmp_path / "run")
+    said = " ".join(done.out.split())
+    assert done.code == 1
+    assert "lacks zero_pp_rank_1_mp_rank_00_optim_states.pt" in said and "pip install deepspeed" in said
+    (step / "zero_pp_rank_1_mp_rank_00_optim_states.pt").touch()
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    done = command("doctor", tmp_path / "run")
+    assert done.code == 0 and "mglmm merge BASE" in done.out
+    (tmp_path / "run" / "config.json").write_text("{}")
+    assert "mglmm convert" in command("doctor", tmp_path / "run").out
+
+
+def test_adapters_name_their_base(tmp_path, command):
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    state = {f"{layer}.lora_A.weight": torch.zeros(2, 64), f"{layer}.lora_B.weight": torch.zeros(64, 2)}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4, "base_model_name_or_path": "xinlai/LISA-7B-v1"}')
+    done = command("doctor", tmp_path)
+    assert done.code == 1
+    assert "the base they were trained on (xinlai/LISA-7B-v1): merge them into it" in " ".join(done.out.split())
 
 
 def test_vocabulary_that_does_not_fit(published, command):

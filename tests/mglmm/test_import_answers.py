@@ -76,3 +76,36 @@ def test_answers(grounders, shared, family, name):
         assert overlap >= (0.9 if half else 0.9999)
     if "phrases" in case:
         assert [phrase.text for phrase in answer.phrases if phrase.text] == case["phrases"]
+
+
+@pytest.mark.parametrize("family", ["lisa", "mglmm"])
+def test_all_questions_in_one_batch(grounders, shared, family):
+    """Several images and questions together say, token for token, what upstream said to each alone."""
+    folder = shared("golden", family)
+    facts, tensors = json.loads((folder / "golden.json").read_text()), load_file(folder / "golden.safetensors")
+    cases = [case for case in facts["evaluate"] if "truncated" not in case["name"] and "bf16" not in case["name"]]
+    grounder = grounders(family)
+    names = sorted({case["image"] for case in cases})
+    assert len(names) > 1
+    pixels = [load_image(folder / f"{name}.png").pixels for name in names]
+    images = grounder.encode(pixels)
+    prepared = [Prepared(names.index(case["image"]), (user_turn(case["question"], ()),), (), ()) for case in cases]
+    options = GenerationOptions(max_new_tokens=64)
+    out = complete(grounder.model, grounder.processor.encoder, images, grounder.prompts(images, prepared), options)
+    answers = grounder.finish(pixels, images, prepared, out)
+    for case, each, answer in zip(cases, out, answers, strict=True):
+        given, wanted = (tensors[f"eval.{case['name']}.{kind}_ids"][0].tolist() for kind in ("input", "output"))
+        assert [*each.ids, EOS] == wanted[len(given) :], case["name"]
+        found = [instance.mask for phrase in answer.phrases for instance in phrase.instances]
+        told = case["pred_masks_rle"] if "pred_masks_rle" in case else case["pred_masks"][0]["rle"]
+        for mask, recorded in zip(found, map(rle.decode, told), strict=True):
+            assert np.logical_and(mask, recorded).sum() >= 0.9999 * np.logical_or(mask, recorded).sum()
+
+
+@pytest.mark.parametrize("size", [(5, 300), (400, 2)], ids=["a strip", "a line"])
+def test_pictures_of_odd_shapes(grounders, size):
+    """Far from square, down to two pixels: SAM's side keeps a pixel, CLIP sees the middle; masks are of the picture."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    answer = grounders("lisa").ask(noise, "Can you segment the dog in this image?", options=GenerationOptions())
+    masks = [instance.mask for phrase in answer.phrases for instance in phrase.instances]
+    assert masks and all(mask.shape == size for mask in masks)

@@ -82,6 +82,11 @@ def half(folder):
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
 
 
+def half_beside_an_adapter(folder):
+    half(folder)
+    torch.save({"base_model.model.lm_head.weight": torch.zeros(703, 64)}, folder / "adapter_model.bin")
+
+
 def half_without_index(folder):
     half(folder)
     (folder / "pytorch_model.bin.index.json").unlink()
@@ -211,6 +216,7 @@ def half_an_adapter(folder):
 
 
 def zero(folder):
+    (folder / WEIGHTS).unlink()
     (folder / "global_step10").mkdir()
     (folder / "global_step10" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"x")
 
@@ -225,6 +231,7 @@ CASES = [
     (code_in_an_old_file, [], "pytorch_model.bin holds code"),
     (no_tensors, [], "holds no flat state dict of tensors, but list"),
     (half, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
+    (half_beside_an_adapter, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
     (half_without_index, [], "holds 1 of 2 shards; missing are pytorch_model-00002-of-00002.bin"),
     (promised, [], "its index promises 203 tensors"),
     (None, ["--family", "glamm"], "is a checkpoint of lisa, not of glamm"),
@@ -316,14 +323,39 @@ def test_an_adapter_of_another_base(command, folder, tmp_path, part, said, ours)
     assert "was made for another base" in command("merge", base, tmp_path / "adapter", tmp_path / "out").err
 
 
-def test_adapters_that_are_no_plain_sum(command, folder, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"use_dora": True}, "merge_and_unload"),
+        ({"bias": "lora_only"}, "merge_and_unload"),
+        ({"peft_type": "VERA"}, "merge_and_unload"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights is pissa_niter_16, which changed the base"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights is olora, which changed the base"),
+    ],
+)
+def test_adapters_that_are_no_plain_sum(command, folder, tmp_path, setting, said):
     (tmp_path / "adapter").mkdir()
     layer = "base_model.model.model.layers.0.self_attn.q_proj"
     state = {f"{layer}.lora_A.weight": torch.zeros(2, 64), f"{layer}.lora_B.weight": torch.zeros(64, 2)}
     save_file(state, tmp_path / "adapter" / "adapter_model.safetensors")
-    (tmp_path / "adapter" / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 4, "use_dora": true}')
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 4, **setting}))
     done = command("merge", folder, tmp_path / "adapter", tmp_path / "out")
-    assert (done.code, "merge_and_unload" in done.err) == (2, True)
+    assert done.code == 2
+    assert said in done.err
+
+
+def test_an_adapter_that_names_another_base_is_noted(command, folder, tmp_path):
+    """Adapters of one 7B fit another 7B in every size; only their config tells."""
+    (tmp_path / "adapter").mkdir()
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    state = {f"{layer}.lora_A.weight": torch.zeros(2, 64), f"{layer}.lora_B.weight": torch.zeros(64, 2)}
+    save_file(state, tmp_path / "adapter" / "adapter_model.safetensors")
+    for name, noted in (("xinlai/LISA-7B-v1", True), (f"/somewhere/{folder.name}", False)):
+        content = {"r": 2, "lora_alpha": 4, "base_model_name_or_path": name}
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(content))
+        done = command("merge", folder, tmp_path / "adapter", tmp_path / "out")
+        assert done.code == 0, done.err
+        assert (f"note: the adapters say that they were trained on {name}; the base given is" in done.out) == noted
 
 
 @pytest.mark.parametrize("key", [

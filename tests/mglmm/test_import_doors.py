@@ -110,10 +110,11 @@ def test_train_ask_and_merge(command, shared, converted, tmp_path):
     assert torch.allclose(load_checkpoint("merged")[0].state_dict()[key], after[key] + 3.0 * b @ a, atol=1e-5)
 
 
-def test_training_on_other_families(command, converted, tmp_path):
+@pytest.mark.parametrize("family", ["mglmm", "glamm"])
+def test_training_on_other_families(command, converted, tmp_path, family):
     recipe = tmp_path / "more.yaml"
     short = [{**RECIPE["stages"][0], "max_steps": 1}]
-    recipe.write_text(yaml.safe_dump({**RECIPE, "stages": short, "model": str(converted("mglmm"))}))
+    recipe.write_text(yaml.safe_dump({**RECIPE, "stages": short, "model": str(converted(family))}))
     trained = command("train", recipe)
     assert trained.code == 0, trained.err
     assert (tmp_path / "runs" / "more" / "last" / "model" / "config.json").is_file()
@@ -130,6 +131,17 @@ def test_eval(command, converted):
     done = command("eval", "eval/world", *few, "tasks=[vqa, region]", "--model", converted("lisa"))
     assert done.code == 2
     assert "lisa reads no regions, as the task region needs; leave it out: tasks=[vqa]" in done.err
+
+
+def test_eval_in_eight_bits(command, converted):
+    few = ["count=1", "size=64", "blind=false", "resamples=0", "limits_count=0", "generation.max_new_tokens=6"]
+    asked = ["eval", "eval/world", *few, "tasks=[referring]", "--model", converted("lisa")]
+    wrong = command(*asked, "--quant", "int2")
+    assert wrong.code == 2 and "quant" in wrong.err and "int4" in wrong.err
+    pytest.importorskip("torchao")
+    done = command(*asked, "--quant", "int8", "--out", "r.json")
+    assert done.code == 0, done.err
+    assert json.loads(Path("r.json").read_text())["meta"]["config"]["quant"] == "int8"
 
 
 @pytest.mark.slow

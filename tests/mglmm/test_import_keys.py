@@ -78,6 +78,30 @@ def test_shards_give_the_same_checkpoint(copy, tmp_path, suffix, indexed):
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
+def test_leftovers_beside_the_weights_are_not_read(copy, tmp_path):
+    """Trainers leave optimizers, ZeRO shards and indexes behind; whole weights go before what is not whole."""
+    folder = copy("mglmm")
+    convert(folder, tmp_path / "plain")
+    step = folder / "global_step7"
+    step.mkdir()
+    for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+        (step / name).write_bytes(b"not read")
+    for name in ("optimizer.pt", "training_args.bin", "optimizer-00001-of-00002.bin", "optimizer-00002-of-00002.bin"):
+        (folder / name).write_bytes(b"not read")
+    promised = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(promised))
+    (note,) = [note for note in convert(folder, tmp_path / "again").notes if "DeepSpeed" in note]
+    assert note.startswith("DeepSpeed's shards in ") and "were left out, whole weights lie beside them" in note
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    (folder / "pytorch_model.bin").unlink()
+    for number in (1, 2):
+        part = {key: value for index, (key, value) in enumerate(state.items()) if index % 2 == number - 1}
+        torch.save(part, folder / f"pytorch_model-{number:05}-of-00002.bin")
+    convert(folder, tmp_path / "parts")
+    found = [weights(tmp_path / name) for name in ("plain", "again", "parts")]
+    assert all(torch.equal(found[0][key], other[key]) for other in found[1:] for key in found[0])
+
+
 def test_several_output_shards_load(copy, tmp_path, monkeypatch):
     folder = copy("lisa")
     convert(folder, tmp_path / "whole")
@@ -134,6 +158,47 @@ def test_a_wrapped_models_whole_state_converts(shared, copy, tmp_path):
     assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
 
 
+def test_a_wrapped_models_whole_state_merges_into_what_was_converted(shared, copy, tmp_path, command):
+    """What zero_to_fp32 gives holds SAM, the tower and the embedding whole; the layers stand beside their adapters."""
+    folder = copy("lisa")
+    convert(folder, tmp_path / "released")
+    state = unmerged(shared, folder)
+    decoder = "base_model.model.model.visual_model.mask_decoder.iou_token.weight"
+    state[decoder] = state[decoder] + 1
+    torch.save(state, tmp_path / "state.bin")
+    done = command("merge", tmp_path / "released", tmp_path / "state.bin", tmp_path / "merged", "--lora-alpha", "16")
+    assert done.code == 0, done.err
+    found, wanted = weights(tmp_path / "merged"), weights(tmp_path / "released")
+    assert found.keys() == wanted.keys()
+    wanted["bridge.sam.mask_decoder.iou_token.weight"] += 1
+    assert max((found[key] - wanted[key]).abs().max() for key in wanted) < 1e-6
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_adapters_outside_the_language_model(copy, tmp_path, ours):
+    """peft's `target_modules: [q_proj]` hits SAM's decoder and the tower, too; a saved copy has the adapter's name."""
+    folder = copy("lisa")
+    convert(folder, tmp_path / "plain")
+    tower = "model.vision_tower.vision_tower.vision_model.encoder.layers.1.self_attn.q_proj"
+    decoder = "model.visual_model.mask_decoder.transformer.layers.0.self_attn.q_proj"
+    a, b, first = torch.randn(2, 32), torch.randn(32, 2), torch.randn(64, 64)
+    part = {"base_model.model.model.text_hidden_fcs.0.0.modules_to_save.mine.weight": first}
+    for layer in (tower, decoder):
+        part |= {f"base_model.model.{layer}.lora_A.mine.weight": a.clone()}
+        part |= {f"base_model.model.{layer}.lora_B.mine.weight": b.clone()}
+    (tmp_path / "adapter").mkdir()
+    save_file(part, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 6}))
+    merge(tmp_path / "plain" if ours else folder, tmp_path / "adapter", tmp_path / "merged")
+    found, plain = weights(tmp_path / "merged"), weights(tmp_path / "plain")
+    changed = {key for key in plain if not torch.equal(found[key], plain[key])}
+    wanted = {"llava.model.vision_tower.encoder.layers.1.self_attn.q_proj.weight", "seg_projection.0.weight",
+              "bridge.sam.mask_decoder.transformer.layers.0.self_attn.q_proj.weight"}  # fmt: skip
+    assert found.keys() == plain.keys() and changed == wanted
+    assert torch.equal(found["seg_projection.0.weight"], first)
+    assert all(torch.allclose(found[key], plain[key] + 3.0 * b @ a, atol=1e-5) for key in changed if "q_proj" in key)
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_peft_adapter_merges_into_ours_and_into_theirs(copy, tmp_path, ours):
     folder = copy("mglmm")
@@ -177,6 +242,27 @@ def test_an_adapter_merges_into_what_training_saved(tmp_path, command, prefix):
     key = "llava.model.language_model.layers.0.self_attn.q_proj.weight"
     assert torch.allclose(after[key], before[key] + 1.5 * b @ a, rtol=1e-3, atol=1e-3)  # stored in float16
     assert all(torch.equal(value, after[name]) for name, value in before.items() if name != key)
+
+
+def test_the_projector_is_the_one_stored(copy, tmp_path, command):
+    """Forks of LISA begin at LLaVA-1.5, whose projector has two layers; adapters may hold it whole."""
+    folder = copy("lisa")
+    state = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    two = {"0.weight": torch.randn(64, 32), "0.bias": torch.randn(64), "2.weight": torch.randn(64, 64),
+           "2.bias": torch.randn(64)}  # fmt: skip
+    kept = {key: value for key, value in state.items() if "mm_projector" not in key}
+    torch.save(kept | {f"model.mm_projector.{key}": value for key, value in two.items()}, folder / "pytorch_model.bin")
+    assert command("doctor", folder).code == 0
+    convert(folder, tmp_path / "out")
+    assert load_checkpoint(tmp_path / "out")[0].config.projector == "mlp"
+    new = torch.randn(64, 64)
+    (tmp_path / "adapter").mkdir()
+    save_file({"base_model.model.model.mm_projector.2.weight": new}, tmp_path / "adapter" / "adapter_model.safetensors")
+    for base in (folder, tmp_path / "out"):
+        merge(base, tmp_path / "adapter", tmp_path / "merged")
+        found = weights(tmp_path / "merged")
+        assert torch.equal(found["llava.model.multi_modal_projector.linear_2.weight"], new)
+        assert torch.equal(found["llava.model.multi_modal_projector.linear_1.weight"], two["0.weight"])
 
 
 def test_a_state_inside_a_trainers_file_is_found(copy, tmp_path):

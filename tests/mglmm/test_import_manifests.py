@@ -8,11 +8,12 @@ import json
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, SamModel
+from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig, CLIPVisionModel, SamModel
 
 from mglmm.importers import FAMILIES, detect, ferret
 from mglmm.importers.convert import llava_config, mglmm_config, wanted_shapes
-from mglmm.importers.families import CLIP, RECOMPUTED
+from mglmm.importers.families import CLIP, RECOMPUTED, TEXT_HALF
+from mglmm.importers.families import TOWER as TOWER_FILE
 from mglmm.importers.keys import Entry, Store
 from mglmm.importers.lora import unwrap
 from mglmm.regions_ferret import FerretSizes
@@ -59,6 +60,64 @@ def test_grounding_models(shared, family, prefix):
     plan.check(file, shapes, outside)
     assert parts(sam).vision.num_hidden_layers == 32
     assert parts(sam).decoder.num_attention_heads == 8
+
+
+def published_clip(side):
+    """Key -> shape of openai/clip-vit-large-patch14 (224 px) and -336, as their files hold them: both halves."""
+    sizes = {**TOWER, "image_size": side, "patch_size": 14}
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=sizes, projection_dim=768))
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    shapes["text_model.embeddings.position_ids"] = (1, 77)
+    return {**shapes, "vision_model.embeddings.position_ids": (1, (side // 14) ** 2 + 1)}
+
+
+@pytest.mark.parametrize("family", SIDES)
+def test_their_vision_towers(shared, family):
+    """Every key of the CLIP is taken for the model that the family builds, or left out with a reason."""
+    shapes = published_clip(SIDES[family])
+    assert {key.split(".")[0] for key in shapes} >= {"text_model", "vision_model", "visual_projection", "logit_scale"}
+    (file,) = shared("golden", family).glob("*_key_manifest.json.gz")
+    store = store_of(file, {TOWER_FILE + key: shape for key, shape in shapes.items()})
+    plan = FAMILIES[family].plan(store, None)
+    assert not plan.extra
+    assert set(plan.ignored.values()) == {TEXT_HALF, RECOMPUTED}
+    with torch.device("meta"):
+        clip = CLIPVisionConfig.from_dict({**TOWER, "image_size": SIDES[family], "patch_size": 14})
+        wanted = {key: tuple(value.shape) for key, value in CLIPVisionModel(clip).state_dict().items()}
+    found = {ours.removeprefix(CLIP): shapes[take.key.removeprefix(TOWER_FILE)] for ours, take in plan.takes.items()}
+    assert found == {key.removeprefix("vision_model."): shape for key, shape in wanted.items()}
+
+
+def thirteen(key, shape):
+    """The shape of a 7B's tensor in a LLaMA of 13B."""
+    if "visual_model" in key:
+        return shape
+    return [{4096: 5120, 11008: 13824}.get(size, size) for size in shape]
+
+
+def test_lisa_of_13b(shared):
+    """LISA-13B-llama2-v1: LLaMA-13B's sizes and 40 layers around the same SAM."""
+    (file,) = shared("golden", "lisa").glob("*_key_manifest.json.gz")
+    seven = read(file)
+    shapes = {key: thirteen(key, shape) for key, shape in seven.items()}
+    for number in range(32, 40):
+        layer = {key: shape for key, shape in shapes.items() if key.startswith("model.layers.31.")}
+        shapes |= {key.replace("layers.31.", f"layers.{number}."): shape for key, shape in layer.items()}
+    published = store_of(file, shapes)
+    assert detect(published) == "lisa"
+    kind = FAMILIES["lisa"].as_stored(published.shapes, {})
+    sam = kind.sam_config(published.shapes, None)
+    rows = shapes["lm_head.weight"][0]
+    tower = CLIPVisionConfig.from_dict({**TOWER, "image_size": 224, "patch_size": 14})
+    sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
+    llava = llava_config({**sizes, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}, rows, tower, rows, file)
+    wanted = wanted_shapes(mglmm_config(kind, llava, sam, None, seg_token_id=1, region_token_id=2))
+    outside = {key: shape for key, shape in wanted.items() if not key.startswith(CLIP)}
+    plan = kind.plan(published, sam)
+    plan.check(file, published.shapes, outside)
+    assert sum(torch.Size(shape).numel() for key, shape in wanted.items()) == pytest.approx(13.97e9, rel=0.01)
 
 
 def test_ferrets_sampler(shared):

@@ -5,6 +5,7 @@ Recorded ids and labels go in first, so that weights and arithmetic are judged a
 
 import copy
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as rle
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mglmm.checkpoint import load_checkpoint
-from mglmm.importers import FAMILIES
+from mglmm.importers import FAMILIES, merge
 from mglmm.importers.families import SAM
+from mglmm.importers.lora import without_wrappers
 from mglmm.inputs import IGNORE, PADDING, Batch
 from mglmm.train.grounding import mask_losses, token_loss
 from sam_bridge.bridge import Features
@@ -161,6 +163,32 @@ def test_training_losses(golden, family, case, names):
     assert float(total) == pytest.approx(wanted["loss"], rel=1e-5)
 
 
+def test_losses_of_the_adapters_once_merged(golden, shared, tmp_path):
+    """The recorded losses of the unmerged model: its adapters, added by `merge` to the weights they were trained on."""
+    own = golden("lisa")
+    for folder in ("checkpoint", "clip-tiny"):
+        shutil.copytree(shared("golden", "lisa", folder), tmp_path / folder, copy_function=shutil.copyfile)
+    file = tmp_path / "checkpoint" / "pytorch_model.bin"
+    file.parent.chmod(0o755)
+    part = load_file(shared("golden", "lisa", "lora_unmerged_subset.safetensors"))
+    base = {without_wrappers(key): value for key, value in part.items() if "lora_" not in key}
+    state = torch.load(file, weights_only=True)
+    assert not all(torch.equal(state[key], value) for key, value in base.items())  # released: merged already
+    torch.save({**state, **base}, file)
+    adapters = tmp_path / "adapters.safetensors"
+    save_file({key: value for key, value in part.items() if "lora_" in key}, adapters)
+    merge(tmp_path / "checkpoint", adapters, tmp_path / "merged", lora_alpha=own.facts["lora"]["alpha"])
+    model, _ = load_checkpoint(tmp_path / "merged")
+    batch, _ = batch_of(own, "train", "abc")
+    with torch.no_grad():
+        out = model(batch)
+        found = {"ce": token_loss(out), **mask_losses(out, batch)}
+    wanted = own.facts["unmerged_lora_losses"]
+    assert float(found["ce"]) == pytest.approx(wanted["ce_loss"], rel=1e-5, abs=5e-8)  # merged weights round
+    assert 2.0 * float(found["bce"]) == pytest.approx(wanted["mask_bce_loss"], rel=1e-5)
+    assert 0.5 * float(found["dice"]) == pytest.approx(wanted["mask_dice_loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(("family", "case", "names"), CASES)
 def test_states_and_masks(golden, family, case, names):
     own = golden(family)
@@ -171,11 +199,13 @@ def test_states_and_masks(golden, family, case, names):
         lambda _, __, kwargs, out: kept.update(inputs=kwargs["inputs_embeds"], states=out.last_hidden_state),
         with_kwargs=True,
     )
+    first = language.layers[0].register_forward_hook(lambda _, __, out: kept.update(first=out))
     with torch.no_grad():
         image = own.model.encode_image(batch.pixels, batch.clip_pixels)
         out = own.model(batch)
         logits = own.model.llava.lm_head(kept["states"])
     hook.remove()
+    first.remove()
     rows, wanted = batch.row_image, own.tensors
     steps = {"lisa": (8, 16, 250, 5, 1), "mglmm": (6, 8, 60, 7, 1), "glamm": (12, 32, 580, 9, 2)}[family]
     if f"{case}.sam_embed" in wanted:
@@ -186,6 +216,9 @@ def test_states_and_masks(golden, family, case, names):
         close(kept["states"][:, :: steps[0], ::4], wanted[f"{case}.final_hidden_slice"], there=inside[:, :: steps[0]])
         tail = slice(steps[2], None, steps[4])
         close(logits[:, tail, :: steps[3]], wanted[f"{case}.logits_tail"], there=inside[:, tail])
+    if f"{case}.layer0_slice" in wanted:
+        inside = batch.segments != PADDING
+        close(kept["first"][:, :: steps[0], ::4], wanted[f"{case}.layer0_slice"], there=inside[:, :: steps[0]])
     if f"{case}.inputs_embeds_slice" in wanted:
         close(kept["inputs"][:, :: steps[0], ::4], wanted[f"{case}.inputs_embeds_slice"])
     for i, (prompts, masks, scores) in enumerate(

@@ -18,7 +18,10 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mglmm.checkpoint import load_checkpoint, save_checkpoint
 from mglmm.grounder import Grounder
 from mglmm.importers import FAMILIES, convert, merge
+from mglmm.importers.lisa import form_of
+from mglmm.importers.lora import without_wrappers
 from mglmm.templates import FAMILIES as FORMS
+from mglmm_data.sample import Turn
 from sam_bridge.config import sam_config
 from sam_bridge.sam import HfSam
 from sam_bridge.weights import to_official
@@ -179,6 +182,65 @@ def test_other_vocabularies_by_the_rule(tmp_path, pieces):
     for piece in re.split(r"(<im_start>|<im_end>|\[SEG\])", text):
         wanted += [added[piece]] if piece in added else spoken.encode(piece.strip())
     assert tokenizer(text).input_ids == wanted
+
+
+def first_release(made):
+    """Rewrite a LISA as v0 was released: language model with index, SAM and projection in files of their own."""
+    patch = made.language.config.vocab_size  # the tokens of a first LLaVA: <im_patch>, then the two around it
+    added = json.loads((made.folder / "added_tokens.json").read_text())
+    (made.folder / "added_tokens.json").write_text(json.dumps({**added, "<im_patch>": patch}))
+    made.language.resize_token_embeddings(patch + 1)
+    config = json.loads((made.folder / "config.json").read_text())
+    (made.folder / "config.json").write_text(json.dumps({**config, "vocab_size": patch + 1}))
+    parts = {"visual_model": {}, "text_hidden_fcs": {}}
+    language = {}
+    for key, value in made.state.items():
+        part = parts.get(key.split(".")[1])
+        (language if part is None else part)[key if part is None else key.removeprefix("model.")] = value.clone()
+    for name, part in parts.items():
+        torch.save(part, made.folder / f"pytorch_model-{name}.bin")
+    where = {}
+    for number in (1, 2):
+        name = f"pytorch_model-{number:05}-of-00002.bin"
+        part = {key: value for index, (key, value) in enumerate(language.items()) if index % 2 == number - 1}
+        torch.save(part, made.folder / name)
+        where |= dict.fromkeys(part, name)
+    (made.folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+
+
+def test_lisas_first_release(tmp_path, command):
+    """LISA-13B-llama2-v0: its layout of files and keys, `<im_patch>`, and the system prompt it was trained with."""
+    made = published(tmp_path, "lisa")
+    first_release(made)
+    looked = command("doctor", made.folder)
+    assert looked.code == 0, looked.out
+    done = command("convert", made.folder, tmp_path / "out", "--sam-decoder-heads", "2")
+    assert done.code == 0, done.err
+    model, processor = load_checkpoint(tmp_path / "out")
+    assert model.config.prompt_format == "lisa_v0"
+    same(model, made, torch.float32)
+    assert "referring segmentation" in command("doctor", tmp_path / "out").out
+    spoken = sentencepiece.SentencePieceProcessor(str(made.folder / "tokenizer.model"))
+    encoder, tokens = processor.encoder, processor.tokenizer.convert_tokens_to_ids
+    system = ("A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+              "helpful, detailed, and polite answers to the user's questions. USER:")  # fmt: skip
+    wanted = [spoken.bos_id(), *spoken.encode(system), tokens("<im_start>")]
+    wanted += [processor.ids.image] * model.num_image_tokens + [tokens("<im_end>")]
+    wanted += spoken.encode("Where is the dog? ASSISTANT:")
+    assert [*encoder.prefix().ids, *encoder.prompt([Turn("user", "Where is the dog?")], ()).ids] == wanted
+    (made.folder / "pytorch_model-visual_model.bin").unlink()
+    left = command("convert", made.folder, tmp_path / "half")
+    assert left.code == 2 and not (tmp_path / "half").exists(), left.err
+
+
+@pytest.mark.parametrize("outer", ["", "module."])
+def test_names_of_lisas_first_trainer(outer):
+    """Its model held the language model as `lm`, wrapped by peft, and the rest beside it."""
+    assert without_wrappers(f"{outer}lm.base_model.model.model.layers.0.mlp.up_proj.weight").startswith("model.layers")
+    assert without_wrappers(f"{outer}lm.base_model.model.lm_head.weight") == "lm_head.weight"
+    assert without_wrappers(f"{outer}visual_model.image_encoder.pos_embed").startswith("model.visual_model.image")
+    assert form_of("lisa", [f"{outer}visual_model.image_encoder.pos_embed"]).name == "lisa_v0"
+    assert form_of("lisa", [f"{outer}base_model.model.model.visual_model.image_encoder.pos_embed"]).name == "lisa"
 
 
 ADAPTERS = {
