@@ -254,10 +254,7 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
 def _is_empty(region: Region) -> bool:
     if region.rle is None:
         return False
-    counts = region.rle["counts"]
-    raw = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
-    masks.check_counts(raw, region.size)
-    return int(masks.coco.area({"size": list(region.size), "counts": raw})) == 0
+    return masks.area_of(masks.packed(region.rle, region.size)) == 0
 
 
 def _digest(content: bytes) -> str:
