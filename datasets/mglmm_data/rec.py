@@ -138,8 +138,7 @@ class RecSource:
             full_size=loaded.full_size,
             regions=tuple(Region(size=loaded.size, box=box) for box in boxes),
             conversations=tuple(
-                refer(text, (boxes.index(tuple(box)),), rng, wordings="box", task="box")
-                for box, text in chosen
+                refer(text, (boxes.index(tuple(box)),), rng, wordings="box", task="box") for box, text in chosen
             ),
             id=self.id_of(index),
             meta={
