@@ -17,7 +17,7 @@ CROWD, EMPTY = 1, 2
 ANNOTATION = ("id", "image_id", "category_id")
 NUMBERS, ALL_IDS = frozenset((int, float)), frozenset((int, str))
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
-"""Of an image in LVIS's form: categories that annotators looked for in vain, and those of which not each one is marked."""
+"""Of an image in LVIS's form: categories that annotators looked for in vain, and those not marked exhaustively."""
 
 
 class Shape(NamedTuple):
