@@ -254,10 +254,7 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
 def _is_empty(region: Region) -> bool:
     if region.rle is None:
         return False
-    counts = region.rle["counts"]
-    raw = counts.encode("ascii", errors="replace") if isinstance(counts, str) else counts
-    masks.check_counts(raw, region.size)
-    return int(masks.coco.area({"size": list(region.size), "counts": raw})) == 0
+    return masks.area_of(masks.packed(region.rle, region.size)) == 0
 
 
 def _digest(content: bytes) -> str:
@@ -270,14 +267,20 @@ def _digest_of_file(file: str) -> str:
 
 
 def split_of(name: str, spec: Mapping[str, Any]) -> str:
-    """`train`, `held out`, or nothing where a source does not say which part of its data it is."""
+    """`train`, `held out`, or nothing where a source does not say which part of its data it is.
+
+    Its `split` says so, else its name, else its files; the folder of the pictures last: RefCOCO's val is in train2014.
+    """
     split = spec.get("split", spec.get("part", ""))
-    words = str(split.get("part", "")) if isinstance(split, Mapping) else str(split)
-    if not words:
-        words = " ".join([name, *(Path(value).name for value in spec.values() if isinstance(value, (str, Path)))])
-    if re.search(r"train", words):
-        return "train"
-    return "held out" if re.search(r"val|test|minival|held", words) else ""
+    said = str(split.get("part", "")) if isinstance(split, Mapping) else str(split)
+    paths = {key: Path(value).name for key, value in spec.items() if isinstance(value, (str, Path)) and key != "type"}
+    pictures = paths.pop("image_root", "")
+    for words in (said,) if said else (name, " ".join(paths.values()), pictures):
+        if "train" in words:
+            return "train"
+        if re.search(r"val|test|held", words):
+            return "held out"
+    return ""
 
 
 def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Found]) -> list[Problem]:

@@ -185,6 +185,7 @@ def _check(record: Any) -> list[Any]:
     """
     if "segments_info" not in record:
         take(record, "segmentation", dict)
+        take_id(record, "id")
         return [take_id(record, "category_id")]
     take(record, "file_name", str)
     numbers = [take(segment, "id", int) for segment in take(record, "segments_info", list)]

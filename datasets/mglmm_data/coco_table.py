@@ -15,7 +15,9 @@ from mglmm_data.reading import COCO_2014, SLACK, Problems, shown, take, take_id,
 CROWD, EMPTY = 1, 2
 """Bits of an annotation's state."""
 ANNOTATION = ("id", "image_id", "category_id")
-NUMBERS = frozenset((int, float))
+NUMBERS, ALL_IDS = frozenset((int, float)), frozenset((int, str))
+FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
+"""Of an image in LVIS's form: categories that annotators looked for in vain, and those not marked exhaustively."""
 
 
 class Shape(NamedTuple):
@@ -147,10 +149,15 @@ class Table:
             others.append(COCO_2014.sub("", file))
         if record.get("path"):
             others.append(text_of(take(record, "path", str)).lstrip("/"))
+        if not file:
+            raise ValueError("its 'file_name' is empty")
+        for key in FEDERATED:
+            if not ALL_IDS.issuperset(map(type, take(record, key, list) if record.get(key) is not None else ())):
+                raise ValueError(f"its {key!r} is {shown(record[key])}; expected ids of categories")
         negative = record.get("neg_category_ids")
         self.places[name] = len(self.images)
         self.ids.append(name)
-        self.images.append((file, size, others, len(negative) if isinstance(negative, list) else 0))
+        self.images.append((file, size, others, len(negative or ())))
         self.image_records.append(start, end)
 
     def _category(self, record: Any, start: int, end: int) -> None:

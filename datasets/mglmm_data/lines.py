@@ -11,7 +11,7 @@ import numpy as np
 from mglmm_data import masks
 from mglmm_data.folder import read_mask
 from mglmm_data.images import LoadedImage
-from mglmm_data.masks import Rle, Size
+from mglmm_data.masks import Size
 from mglmm_data.reading import SLACK, Pictures, shown
 from mglmm_data.record import MentionRecord, PhraseRecord, RegionRecord, SampleRecord, TurnRecord
 from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn
@@ -107,12 +107,8 @@ def _read_region(record: RegionRecord, size: Size, folder: Path) -> Region:
     if isinstance(record.mask, str):
         return Region.of_mask(read_mask(Path(Pictures(folder).find(record.mask)), size), record.label)
     if record.mask is not None:
-        counts = record.mask.counts
-        if isinstance(counts, list):
-            return Region.of_mask(masks.decode({"size": list(record.mask.size), "counts": counts}, size), record.label)
-        region = Region(size, rle=Rle(size=list(record.mask.size), counts=counts), label=record.label)
-        masks.check_counts(counts.encode("ascii", errors="replace"), size)
-        return region
+        rle = masks.packed({"size": list(record.mask.size), "counts": record.mask.counts}, size)
+        return Region(size, rle=rle, label=record.label)
     if record.polygons is not None:
         for polygon in record.polygons:
             for values, side, axis in ((polygon[0::2], size[1], "x"), (polygon[1::2], size[0], "y")):

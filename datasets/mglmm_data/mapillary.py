@@ -18,7 +18,7 @@ from mglmm_data.annotated import Item, Scene
 from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import LabelMaps, first_folder, pair, read_labels
-from mglmm_data.reading import Problems, read_json, take, take_line
+from mglmm_data.reading import Problems, read_json, take, take_line, take_list
 from mglmm_data.telling import near
 
 VERSIONS = ("v2.0", "v1.2")
@@ -100,12 +100,15 @@ def read_config(root: str | Path, version: str) -> tuple[dict[int, str], set[str
     path = next((Path(root) / name for name in names if (Path(root) / name).is_file()), Path(root) / names[0])
     classes: dict[int, str] = {}
     counted: set[str] = set()
-    for number, label in enumerate(take(read_json(path, dict), "labels", list)):
+    labels = take_list(read_json(path, dict), "labels", path)
+    if not labels:
+        raise ValueError(f"{path}: its list 'labels' is empty; download the config again")
+    for number, label in enumerate(labels):
         try:
-            words = take_line(label, "readable").lower()
+            words, name = take_line(label, "readable").lower(), take(label, "name", str)
         except ValueError as error:
             raise ValueError(f"{path}: label {number}: {error}; download the config again") from error
-        classes[number] = "" if label.get("name") in VOID else words
+        classes[number] = "" if name in VOID else words
         if label.get("instances"):
             counted.add(words)
     return classes, counted

@@ -7,8 +7,7 @@ Source of the RLE format: pycocotools (cocodataset/cocoapi, `maskApi.c`).
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import cv2
 import numpy as np
@@ -21,6 +20,8 @@ CV_TYPES = (np.uint8, np.uint16, np.int32)
 """Of label maps that cv2 transposes, several times as fast as numpy."""
 FARTHEST = 1e6
 """px; a polygon's number beyond this is damage, and more than pycocotools' 32 bits can hold at its scale."""
+CONTINUED = bytes(code + 48 for code in range(64) if code & 0x20)
+"""Signs of compressed counts behind which the same number goes on."""
 
 
 class Rle(TypedDict):
@@ -30,13 +31,21 @@ class Rle(TypedDict):
     counts: str
 
 
+class Sound(dict[str, Any]):
+    """An `Rle` that needs no check again: its counts fill its size, and no run but the first is empty."""
+
+
+def _sound(raw: Any) -> Rle:
+    """What pycocotools made, or what is checked."""
+    return cast(Rle, Sound(size=[int(side) for side in raw["size"]], counts=raw["counts"].decode("ascii")))
+
+
 def encode(mask: np.ndarray) -> Rle:
     """`bool[H, W]` to compressed COCO RLE."""
     if mask.ndim != 2:
         raise ValueError(f"a mask has shape (H, W), not {mask.shape}")
     # cv2 transposes eight times as fast as numpy, and pycocotools wants columns.
-    raw = coco.encode(cv2.transpose(np.ascontiguousarray(mask, dtype=np.uint8)).T)
-    return Rle(size=[int(side) for side in raw["size"]], counts=raw["counts"].decode("ascii"))
+    return _sound(coco.encode(cv2.transpose(np.ascontiguousarray(mask, dtype=np.uint8)).T))
 
 
 def decode(rle: Rle | dict[str, Any], size: Size | None = None) -> np.ndarray:
@@ -49,8 +58,47 @@ def decode(rle: Rle | dict[str, Any], size: Size | None = None) -> np.ndarray:
 
 
 def _drawn(rle: Rle) -> np.ndarray:
-    """`bool[H, W]`, row by row in memory, of an RLE that is checked."""
-    return cv2.transpose(coco.decode(rle).T).view(bool)
+    """`bool[H, W]`, row by row in memory, of an RLE that is checked; only the columns that it covers are decoded."""
+    left, _, columns, _ = (int(side) for side in coco.toBbox(rle))
+    mask = np.zeros(rle["size"], np.uint8)
+    if columns:
+        mask[:, left : left + columns] = cv2.transpose(coco.decode(_cut(rle, left, left + columns)).T)
+    return mask.view(bool)
+
+
+def _cut(rle: Rle, left: int, right: int) -> Rle:
+    """Columns left:right of a mask that has no pixel beside them: its first run is shorter, and its last if that is 0s.
+
+    Runs from the fourth on are stored as differences to the one two before, which is never the first or the last.
+    """
+    (height, width), codes = rle["size"], rle["counts"].encode("ascii")
+    begin, end, tail = 0, len(codes), b""
+    while codes[begin] in CONTINUED:
+        begin += 1
+    head = _sign(_number(codes[: begin + 1]) - height * left)
+    if len(codes.translate(None, CONTINUED)) % 2:
+        end -= 1
+        while codes[end - 1] in CONTINUED:
+            end -= 1
+        tail = _sign(_number(codes[end:]) - height * (width - right))
+    counts = head + codes[begin + 1 : end] + tail
+    return Rle(size=[height, right - left], counts=counts.decode("ascii"))
+
+
+def _number(codes: bytes) -> int:
+    """One number of compressed counts: 5 bits a sign, the lowest first, the last one's highest bit being its sign."""
+    number = sum((code - 48 & 0x1F) << 5 * place for place, code in enumerate(codes))
+    return number - (1 << 5 * len(codes) if codes[-1] - 48 & 0x10 else 0)
+
+
+def _sign(number: int) -> bytes:
+    """As `_number` reads it."""
+    codes = bytearray()
+    while not -16 <= number < 16:
+        codes.append((number & 0x1F | 0x20) + 48)
+        number >>= 5
+    codes.append((number & 0x1F) + 48)
+    return bytes(codes)
 
 
 def packed(rle: Any, size: Size | None = None) -> Rle:
@@ -59,6 +107,8 @@ def packed(rle: Any, size: Size | None = None) -> Rle:
     Raises:
         ValueError: a field is missing or of a wrong type, or as in `decode`.
     """
+    if isinstance(rle, Sound) and (size is None or tuple(rle["size"]) == tuple(size)):
+        return cast(Rle, rle)
     if not isinstance(rle, dict) or "size" not in rle or "counts" not in rle:
         raise ValueError(f"an RLE is an object with size and counts, not {rle!r:.60}")
     try:
@@ -84,10 +134,9 @@ def packed(rle: Any, size: Size | None = None) -> Rle:
         raise ValueError(f"the RLE's counts are {type(counts).__name__}; give text or a list of runs")
     if check_counts(raw, (height, width)):
         raw = coco.encode(coco.decode({"size": [height, width], "counts": raw}))["counts"]
-    return Rle(size=[height, width], counts=raw.decode("ascii"))
+    return _sound({"size": [height, width], "counts": raw})
 
 
-@lru_cache(maxsize=256)  # a mask is read, and drawn soon after
 def check_counts(counts: bytes, size: Size) -> bool:
     """Refuse compressed counts that do not fill their size: pycocotools leaves the rest of the mask uninitialised.
 
@@ -135,13 +184,12 @@ def rle_of_polygons(polygons: list[list[float]], size: Size) -> Rle:
             raise ValueError(f"a polygon holds {max(polygon, key=lambda v: abs(v) if v == v else np.inf)}, far outside")
     if not polygons:
         return encode(np.zeros(size, bool))
-    joined = coco.merge(coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size))
-    return Rle(size=[int(side) for side in joined["size"]], counts=joined["counts"].decode("ascii"))
+    return _sound(coco.merge(coco.frPyObjects([[float(value) for value in polygon] for polygon in polygons], *size)))
 
 
 def from_segmentation(segmentation: Any, size: Size) -> np.ndarray:
     """Whatever COCO's `segmentation` field holds (polygons, RLE, uncompressed RLE) to `bool[H, W]`."""
-    return coco.decode(rle_of_segmentation(segmentation, size)).astype(bool)
+    return _drawn(rle_of_segmentation(segmentation, size))
 
 
 def rle_of_segmentation(segmentation: Any, size: Size) -> Rle:
@@ -166,14 +214,17 @@ def rles_of_labels(labels: np.ndarray) -> dict[int, Rle]:
     starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     ends, values = np.append(starts[1:], flat.size), flat[starts]
     order = np.argsort(values, kind="stable")
-    firsts = np.flatnonzero(np.concatenate([[True], np.diff(values[order].astype(np.int64)) != 0]))
+    firsts = np.flatnonzero(np.diff(values[order], prepend=values[order[0]]))
     found = {}
-    for runs in np.split(order, firsts[1:]):
-        borders = np.stack([starts[runs], ends[runs]], axis=1).reshape(-1)
-        counts = np.diff(borders, prepend=0, append=flat.size).tolist()
+    for runs in np.split(order, firsts):
+        counts = np.empty(2 * len(runs) + 1, np.int64)  # of others and of this value, in turn
+        counts[1::2] = ends[runs] - starts[runs]
+        counts[0:-1:2] = starts[runs]
+        counts[2:-1:2] -= ends[runs[:-1]]
+        counts[-1] = flat.size - ends[runs[-1]]
         counts = counts if counts[-1] else counts[:-1]  # pycocotools stores no empty run at the end
-        raw = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
-        found[int(values[runs[0]])] = Rle(size=[height, width], counts=raw.decode("ascii"))
+        raw = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        found[int(values[runs[0]])] = _sound({"size": [height, width], "counts": raw["counts"]})
     return found
 
 
@@ -227,9 +278,8 @@ def merged(rles: list[Rle], size: Size) -> Rle:
     """Logical or of masks in RLE; none give an empty one."""
     if not rles:
         return encode(np.zeros(size, bool))
-    joined = coco.merge(rles) if len(rles) > 1 else rles[0]
-    counts = joined["counts"]
-    return Rle(size=list(size), counts=counts.decode("ascii") if isinstance(counts, bytes) else counts)
+    checked = [packed(rle, size) for rle in rles]
+    return _sound(coco.merge(checked)) if len(checked) > 1 else checked[0]
 
 
 def union(masks: list[np.ndarray], size: Size) -> np.ndarray:

@@ -180,8 +180,9 @@ class MuseSource:
     def _answer(
         self, record: dict[str, Any], question: int, targets: list[Any], places: list[int], regions: list[Region]
     ) -> tuple[str, tuple[Grounding, ...]]:
-        if record.get("text_answers"):
-            return marked_answer(record["text_answers"][question], targets, places)
+        text = record["text_answers"][question] if record.get("text_answers") else None
+        if text is not None:
+            return marked_answer(text, targets, places)
         return listed_answer(targets, places, regions)
 
 

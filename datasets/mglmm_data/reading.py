@@ -23,7 +23,7 @@ from mglmm_data.telling import near
 
 T = TypeVar("T")
 OnError = Literal["fail", "count"]
-KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
+KINDS = {object: "a value", str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 SLACK = 1.0
 """px: so far a box may leave its image by the rounding of its file; it is cut at the border, and that is counted."""
 COCO_2014 = re.compile(r"^COCO_(train|val|test)(2014|2015)_")

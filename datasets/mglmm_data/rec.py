@@ -122,7 +122,7 @@ class RecSource:
         return f"{self.path.stem}/{Path(self._entries[index][0]).stem}"
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
-        """The image at `index`, with expressions drawn by (seed, index, epoch); a region is an expression's box.
+        """The image at `index`, with expressions drawn by (seed, index, epoch); a region is the box of one of them.
 
         Raises:
             ValueError: the image is damaged or of another size.
@@ -130,15 +130,15 @@ class RecSource:
         file, size, items = self._entries[index]
         path = self.pictures.find(file)
         loaded = load_picture(path, (size[0], size[1]), f"{self.path}: image {file}")
-        boxes = list(dict.fromkeys(tuple(box) for box, _ in items))
         rng = np.random.default_rng([self.seed, index, epoch])
+        chosen = choose(items, self.turns, rng)
+        boxes = list(dict.fromkeys(tuple(box) for box, _ in chosen))
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
             regions=tuple(Region(size=loaded.size, box=box) for box in boxes),
             conversations=tuple(
-                refer(text, (boxes.index(tuple(box)),), rng, wordings="box", task="box")
-                for box, text in choose(items, self.turns, rng)
+                refer(text, (boxes.index(tuple(box)),), rng, wordings="box", task="box") for box, text in chosen
             ),
             id=self.id_of(index),
             meta={

@@ -231,7 +231,8 @@ class ReferSource:
     def _region(self, annotation: Mapping[str, Any], size: Size) -> Region:
         where = f"{self.instances_path}: annotation {annotation['id']}"
         try:
-            return region_of(annotation["segmentation"], size, self._names.get(annotation.get("category_id"), ""))
+            category = take_id(annotation, "category_id") if "category_id" in annotation else None
+            return region_of(annotation["segmentation"], size, self._names.get(category, ""))
         except ValueError as error:
             raise ValueError(f"{where}: {error}; correct or remove it") from error
 

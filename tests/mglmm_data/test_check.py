@@ -97,6 +97,9 @@ def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
         ("coco_train", {}, "train"),
         ("x", {"split": "testA"}, "held out"),
         ("mine", {"root": "valley/photos"}, ""),
+        ("rec_refcoco_val", {"path": "a.json", "image_root": "coco/train2014"}, "held out"),
+        ("x", {"path": "refcoco_val.json", "image_root": "coco/train2014"}, "held out"),
+        ("x", {"path": "instances.json", "image_root": "coco/train2014"}, "train"),
     ],
 )
 def test_which_split_a_source_is(name, keys, split):

@@ -300,6 +300,34 @@ def test_a_panoptic_png_and_its_json_belong_together(tmp_path, panoptic, segment
         source.sample(0)
 
 
+@pytest.mark.parametrize(
+    ("damage", "match"),
+    [
+        (lambda raw: raw[:60], "is truncated or damaged"),
+        (lambda raw: raw[:60] + bytes([raw[60] ^ 64]) + raw[61:], "is truncated or damaged"),
+        (lambda raw: b"hello", "is no picture that can be read"),
+    ],
+    ids=["cut off", "a bit", "no picture"],
+)
+def test_a_damaged_panoptic_png_is_named(tmp_path, panoptic, damage, match):
+    path = tmp_path / "a" / "1.png"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=rf"1\.png {match}"):
+        load(tmp_path, panoptic).sample(0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_a_panoptic_png_with_alpha_is_read_and_one_with_a_palette_refused(tmp_path, panoptic, mode):
+    path = tmp_path / "a" / "1.png"
+    Image.open(path).convert(mode).save(path)
+    source = load(tmp_path, panoptic, tasks={"panoptic": 1})
+    if mode == "P":
+        with pytest.raises(ValueError, match=r"1\.png is P, not RGB"):
+            source.sample(0)
+    else:
+        assert source.sample(0).regions[0].bounds == (0, 0, WIDTH, 10)
+
+
 def test_panoptic_pngs_stay_in_their_folder(tmp_path, panoptic):
     panoptic["annotations"][0]["file_name"] = "../1.png"
     with pytest.raises(ValueError, match="leaves"):

@@ -190,7 +190,7 @@ def told(**answer):
         ),
         (
             {"image": "a.png", "regions": [{"mask": {"size": [5, 5], "counts": "P1"}}], "conversations": []},
-            "the mask is (5, 5), the image (12, 17)",
+            "the RLE is of size (5, 5), the image of (12, 17)",
         ),
         (
             {"image": "a.png", "regions": [{"mask": {"size": [12, 17], "counts": [3, 4]}}], "conversations": []},

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 
 from mglmm_data.reading import Packed, Pictures, Problems, read_box, read_lines, take
 from mglmm_data.registry import make_source
+from mglmm_data.resolver import discover
 
 JUNK = [None, "", "x", -1, 1.5, float("nan"), True, [], {}, ["x"], [None], [{}], "../../etc/passwd"]
 CHAT = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "He."}]
@@ -74,6 +77,59 @@ def test_every_field_spoiled(family, tmp_path):
                 assert "data.json" in str(error), (at, junk)
                 refused += 1
     assert refused > 20
+
+
+GOLDEN = {
+    "paco_lvis": "vlpart/paco/annotations/paco_lvis_v1_train.json",
+    "pascal_part": "vlpart/pascal_part/train.json",
+    "mapillary/training": "mapillary/config_v2.0.json",
+    "coco_panoptic_val": "cocopanoptic/annotations/panoptic_val2017.json",
+    "coco_panoptic_val_detection": "cocopanoptic/annotations/panoptic_val2017_detection_format.json",
+    "refclef/train": "refer_seg/refclef/instances.json",
+    "grefcoco/train": "refer_seg/grefcoco/grefs(unc).json",
+    "rec_refcoco_train": "RefCoco_Reg/mdetr_annotations/finetune_refcoco_train.json",
+    "muse_train": "reason_seg/MUSE/MUSE_train.json",
+    "grandf_ha": "GranDf/annotations/train/GranDf_HA_GCG_train.json",
+    "openpsg_gcg": "GranDf/annotations/train/OpenPsgGCG_train.json",
+    "refcocog_gcg": "GranDf/annotations/train/RefCOCOg_GCG_train.json",
+    "flickr_gcg": "GranDf/annotations/train/flickr_mergedGT_GCG_train.json",
+    "mgscdata/train": "MGLMM_gcg_new/annotations/mglmm_sa_1.json",
+}
+PLACES_SPOILED = 12
+
+
+@pytest.mark.parametrize("family", GOLDEN)
+def test_fields_of_the_golden_trees_spoiled(family, shared, tmp_path):
+    """As above, in real formats: the same places each time, one of each path, and what is refused is a sentence."""
+    shutil.copytree(shared("golden", "datasets", "data"), tmp_path / "data", copy_function=os.link)
+    for folder, _, _ in os.walk(tmp_path):
+        os.chmod(folder, 0o755)
+    spec, path = discover(tmp_path / "data")[0][family], tmp_path / "data" / GOLDEN[family]
+    data = json.loads(path.read_text())
+    kinds = {tuple("" if isinstance(key, int) else key for key in at): at for at in reversed([*places(data)])}
+    rng = np.random.default_rng(len(family))
+    refused = 0
+    for place in rng.permutation(len(kinds))[:PLACES_SPOILED]:
+        at = list(kinds.values())[place]
+        for junk in (*JUNK, "gone"):
+            spoiled = copy.deepcopy(data)
+            inner = spoiled
+            for key in at[:-1]:
+                inner = inner[key]
+            if junk == "gone":
+                del inner[at[-1]]
+            else:
+                inner[at[-1]] = junk
+            path.unlink()
+            path.write_text(json.dumps(spoiled))
+            try:
+                source = make_source(spec)
+                for index in range(len(source)):
+                    source.sample(index)
+            except ValueError as error:
+                assert str(tmp_path) in str(error), (at, junk)
+                refused += 1
+    assert refused > 5
 
 
 def test_packed_records_are_as_they_were():

@@ -156,6 +156,8 @@ def test_rec_reads_mdetr_and_minigpt(golden, shared):
     for x, y, width, height in (row["bbox"] for row in rows):
         boxes = [region.box for i in range(len(real)) for region in real.sample(i).regions]
         assert any(np.allclose(box, (x, y, x + width, y + height)) for box in boxes)
+    drawn: Any = make_source({"type": "rec", "path": path, "image_root": photos, "turns": 1, "on_error": "count"})
+    assert all(len(drawn.sample(i).regions) == 1 for i in range(len(drawn)))  # a box that nobody asks for is no region
 
 
 @pytest.fixture
