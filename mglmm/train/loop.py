@@ -72,7 +72,7 @@ class Trainer:
             add_lora(self.model, config.lora, (ids.seg, ids.phrase_open, ids.phrase_close, ids.region))
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
         self.stage_index, self.step = 0, 0
-        self.left_out = 0
+        self.left_out, self.told = 0, ""
         self.optimizers: list[Optimizer] = []
         """Of the stage under way."""
         self.saved_optimizers: list[dict[str, Any]] | None = None
@@ -80,6 +80,8 @@ class Trainer:
         self.resume()
         self.check()
         self.log = Log(self.folder, config, self.accelerator.is_main_process)
+        if self.told:
+            self.log.say(self.told)
         if config.bf16 and not has_bf16(cuda):
             self.log.say("bf16 is true, but this processor has no bfloat16 units: trained in float32, ten times faster")
 
@@ -255,7 +257,8 @@ class Trainer:
         if not path.exists():
             return
         state = load_state(path)
-        check_recipe(json.loads(state["recipe"]), self.config, self.folder)
+        saved = json.loads(state["recipe"])
+        self.told = check_recipe(saved, self.config, self.folder, state["stage"], state["step"])
         check_processes(state.get("num_processes"), self.accelerator.num_processes, self.folder)
         model, _ = load_checkpoint(path.parent / "model")
         if self.config.lora is None:

@@ -1,4 +1,4 @@
-"""A run goes on only with the recipe it began with; where two recipes differ is said by its key."""
+"""A run goes on with the recipe it began with, as far as it has come; where two recipes differ is said by its key."""
 
 from __future__ import annotations
 
@@ -15,21 +15,44 @@ FREE_KEYS = {"output_dir", "logging_steps", "save_steps", "report_to", "num_thre
 """What does not change the losses."""
 
 
-def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path) -> None:
-    """A run goes on only with the recipe it began with; what does not change the losses may differ.
+def check_recipe(saved: dict[str, Any], given: TrainConfig, folder: Path, stage: int, step: int) -> str:
+    """A run goes on with the recipe it began with; what does not change the losses so far may differ.
+
+    That is whatever is said of stages that have not begun, more or fewer of them, and `max_steps` of the one under way,
+    whose learning rates then follow the new length.
+
+    Args:
+        stage: index of the stage under way.
+        step: steps of it that are done.
+
+    Returns:
+        What to tell about a new length; empty where there is none.
 
     Raises:
-        ValueError: the first difference, by its key.
+        ValueError: the first difference, by its key; or the new length is already passed.
     """
     with contextlib.suppress(ValidationError):  # a run of an older program gets the defaults of newer keys
         saved = json.loads(TrainConfig.model_validate(saved).model_dump_json())
-    found = difference(saved, json.loads(given.model_dump_json()))
-    if found is not None:
-        key, before, now = found
-        raise ValueError(
-            f"{folder} holds a run whose {key!r} is {json.dumps(before)}, this recipe has {json.dumps(now)}; "
-            "give another output_dir, or delete that folder"
-        )
+    now = json.loads(given.model_dump_json())
+    begun, told = stage + (step > 0), ""
+    for recipe in (saved, now):
+        recipe["stages"] = recipe["stages"][:begun]
+    if step and len(now["stages"]) == begun:
+        before, after = (recipe["stages"][stage].pop("max_steps") for recipe in (saved, now))
+        name = now["stages"][stage]["name"]
+        if after <= step:
+            raise ValueError(
+                f"{folder}: stage {name!r} has {step} steps behind it, max_steps is {after}; give more, or delete it"
+            )
+        told = f"stage {name} goes on at step {step} of {after}, no longer {before}" if before != after else ""
+    found = difference(saved, now)
+    if found is None:
+        return told
+    key, before, now = found
+    raise ValueError(
+        f"{folder} holds a run whose {key!r} is {json.dumps(before)}, this recipe has {json.dumps(now)}; "
+        "give another output_dir, or delete that folder"
+    )
 
 
 def check_processes(saved: int | None, given: int, folder: Path) -> None:

@@ -125,6 +125,19 @@ def test_a_folder_of_another_recipe_is_refused(make):
     make("run", PIXELS, logging_steps=7, save_steps=3)  # what does not change the losses may differ
 
 
+def test_what_has_not_begun_may_differ(make, capsys):
+    pixels = {**PIXELS, "max_steps": 2}
+    make("run", pixels, {**WORDS, "max_steps": 4}).run(until=3)
+    longer = make("run", pixels, {**WORDS, "max_steps": 3}, {**WORDS, "name": "more", "max_steps": 1})
+    assert "stage words goes on at step 1 of 3, no longer 4" in capsys.readouterr().err
+    longer.run(until=1)
+    with pytest.raises(ValueError, match="stage 'words' has 2 steps behind it, max_steps is 2; give more"):
+        make("run", pixels, {**WORDS, "max_steps": 2})
+    with pytest.raises(ValueError, match=r"a run whose 'stages.0.max_steps' is 2, this recipe has 5"):
+        make("run", {**PIXELS, "max_steps": 5}, {**WORDS, "max_steps": 3})
+    make("run", pixels, {**WORDS, "max_steps": 3}).run()
+
+
 def test_a_run_of_an_older_program_goes_on(make):
     """Keys that came later take their defaults."""
     trainer = make("run", PIXELS)
