@@ -29,7 +29,7 @@ class BoxFeedback(nn.Module):
         known = boxes.isfinite().all(1, keepdim=True)
         bands = 2.0 ** torch.arange(BANDS, device=boxes.device) * torch.pi / 2
         angles = (boxes.nan_to_num()[..., None] * bands).flatten(1)
-        waves = torch.cat([angles.sin(), angles.cos()], 1).to(self.mlp[0].weight.dtype)
+        waves = torch.cat([angles.sin(), angles.cos()], 1).to(next(self.parameters()).dtype)
         return self.mlp(waves) * known
 
 

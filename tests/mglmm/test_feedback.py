@@ -12,6 +12,7 @@ from mglmm.train.grounding import GroundingTraining, Joint
 from mglmm.train.loop import weighted
 from mglmm.train.pretrain import PixelPretraining
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
+from sam_bridge.small import SmallBridge
 
 SIZE = (64, 64)
 REGIONS = (Region(SIZE, box=(2, 3, 30, 40)), Region(SIZE, box=(35, 5, 60, 30)))
@@ -75,7 +76,8 @@ def test_what_is_read_back_reaches_later_tokens_only(grown):
 def test_boxes_of_empty_masks_add_nothing():
     torch.manual_seed(0)
     feedback = BoxFeedback(16)
-    torch.nn.init.ones_(feedback.mlp[2].bias)
+    for parameter in feedback.parameters():
+        torch.nn.init.normal_(parameter)
     found = feedback(torch.tensor([[0.1, 0.2, 0.3, 0.4], [torch.nan] * 4]))
     assert (found[0] != 0).all() and (found[1] == 0).all()
 
@@ -94,20 +96,23 @@ def test_a_box_is_a_little_off_in_training_and_exact_in_use(grown):
 
 def test_every_part_that_reads_back_learns(tiny_sizes):
     model, processor = build(ModelConfig(**tiny_sizes, detail=True, box_feedback=True))
+    assert isinstance(model.bridge, SmallBridge)
     training = GroundingTraining(model.train(), LossConfig(where=1.0), PixelPretraining(model.bridge))
     batch, _ = processor.batch([sample(MASKS, BOXES)])
     loss = weighted(training(Joint(batch)), training.weights())
     loss.backward()
     groups = model.parameter_groups()
     for group, part in (("projector", "detail.mlp.2.weight"), ("seg_projection", "box_feedback.mlp.2.weight")):
-        assert groups[group][part].grad.abs().sum() > 0
+        grad = groups[group][part].grad
+        assert grad is not None and grad.abs().sum() > 0
 
 
 def test_cells_lie_below_their_token():
     """A bright cell of a map changes the token that covers it, and no other."""
     torch.manual_seed(0)
     detail = ImageDetail(4, 2, 8)
-    torch.nn.init.normal_(detail.mlp[2].weight)
+    for parameter in detail.parameters():
+        torch.nn.init.normal_(parameter)
     coarse, fine = torch.randn(1, 4, 6, 6), torch.randn(1, 2, 12, 12)
     before = detail(coarse, fine)
     coarse[0, :, 3, 5] += 1  # row 1, column 2 of 3 x 3 tokens

@@ -51,7 +51,8 @@ def test_grounding_models(shared, family, prefix):
     assert {take.key for take in plan.takes.values()} | set(plan.ignored) == set(shapes)
     assert set(plan.ignored.values()) == {RECOMPUTED}
     assert all(key.endswith("inv_freq") for key in plan.ignored)
-    rows = shapes["lm_head.weight"][0]
+    (rows, _) = shapes["lm_head.weight"]
+    assert rows is not None
     tower = CLIPVisionConfig.from_dict({**TOWER, "image_size": SIDES[family], "patch_size": 14})
     llava = llava_config(SEVEN_B, rows, tower, rows, file)
     region = kind.region_config(shapes, {}) if kind.region_config is not None else None
@@ -109,7 +110,8 @@ def test_lisa_of_13b(shared):
     assert detect(published) == "lisa"
     kind = FAMILIES["lisa"].as_stored(published.shapes, {})
     sam = kind.sam_config(published.shapes, None)
-    rows = shapes["lm_head.weight"][0]
+    (rows, _) = shapes["lm_head.weight"]
+    assert rows is not None
     tower = CLIPVisionConfig.from_dict({**TOWER, "image_size": 224, "patch_size": 14})
     sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
     llava = llava_config({**sizes, "rms_norm_eps": 1e-5, "max_position_embeddings": 4096}, rows, tower, rows, file)
