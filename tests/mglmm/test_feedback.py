@@ -84,9 +84,10 @@ def test_boxes_of_empty_masks_add_nothing():
 
 def test_a_box_is_a_little_off_in_training_and_exact_in_use(grown):
     model, processor = grown
+    torch.manual_seed(0)
     boxes = torch.tensor([[0.2, 0.2, 0.6, 0.4]]).repeat(500, 1)
     spread = (a_little_off(boxes) - boxes).std(0)
-    assert torch.allclose(spread, torch.tensor([0.0324, 0.0168, 0.0324, 0.0168]), rtol=0.25)
+    assert torch.allclose(spread, torch.tensor([0.037, 0.021, 0.037, 0.021]), rtol=0.15)
     batch, _ = processor.batch([sample(MASKS)])
     torch.nn.init.normal_(model.box_feedback.mlp[2].weight)
     with torch.no_grad():
