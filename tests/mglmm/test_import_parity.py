@@ -129,7 +129,9 @@ def batch_of(golden, case, names):
 
 NOISE = 1e-7
 """Of a small cross-entropy in float32, whose logits are near 10: processors differ by their order of sums."""
-ROUNDED = 1e-2
+RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Is this a processor like the one that the recordings were made on, with the same order of sums?"""
+ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
 """Where GLaMM's region encoder rounds to bfloat16 (4e-3 of a value), the tower's last bits decide which way."""
 
 
@@ -163,10 +165,11 @@ def test_training_losses(golden, family, case, names):
         found = {"ce": token_loss(out), **mask_losses(out, batch)}
     wanted = record(own, case)["losses"]
     total = found["ce"] + 2.0 * found["bce"] + 0.5 * found["dice"]
-    assert float(found["ce"]) == pytest.approx(wanted["ce_loss"], rel=1e-5, abs=NOISE)
+    close_by = ROUNDED_LOSS if "region" in case else 1e-5
+    assert float(found["ce"]) == pytest.approx(wanted["ce_loss"], rel=close_by, abs=NOISE)
     assert 2.0 * float(found["bce"]) == pytest.approx(wanted["mask_bce_loss"], rel=1e-5)
     assert 0.5 * float(found["dice"]) == pytest.approx(wanted["mask_dice_loss"], rel=1e-5)
-    assert float(total) == pytest.approx(wanted["loss"], rel=1e-5, abs=NOISE)
+    assert float(total) == pytest.approx(wanted["loss"], rel=close_by, abs=NOISE)
 
 
 def test_losses_of_the_adapters_once_merged(golden, shared, tmp_path):

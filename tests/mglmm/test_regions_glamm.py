@@ -86,6 +86,11 @@ def copy_in(encoder, dtype):
     return out.to(dtype)
 
 
+RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
+ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
+"""The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ."""
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("case", "names"), [("train_region", "ac"), ("train_region_b", "de")])
 def test_features_of_pictures(golden, shared, case, names):
@@ -213,6 +218,11 @@ def imported(converted):
     return load_checkpoint(converted("glamm"))
 
 
+RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
+ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
+"""The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ."""
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("case", "names"), [("train_region", "ac"), ("train_region_b", "de")])
 def test_the_whole_model_reads_regions_as_upstream(golden, shared, imported, case, names):
@@ -220,7 +230,7 @@ def test_the_whole_model_reads_regions_as_upstream(golden, shared, imported, cas
     model, facts = imported[0], golden.facts[case]
     out = model(batch)
     loss = torch.nn.functional.cross_entropy(out.token_logits, out.token_labels)
-    assert float(loss) == pytest.approx(facts["losses"]["ce_loss"], rel=1e-5, abs=1e-7)  # float32 of a small loss
+    assert float(loss) == pytest.approx(facts["losses"]["ce_loss"], rel=ROUNDED_LOSS, abs=1e-7)  # a small loss
     image = model.encode_image(batch.pixels, batch.clip_pixels)
     regions = model.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
     embeds = model.embed(batch.input_ids, image.tokens, regions)
@@ -230,8 +240,7 @@ def test_the_whole_model_reads_regions_as_upstream(golden, shared, imported, cas
     logits, there = model.llava.lm_head(hidden)[:, 580::2, ::9], batch.segments[:, 580::2] != PADDING
     wanted = golden.tensors[f"{case}.logits_tail"]
     for row in range(2):
-        # The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ.
-        torch.testing.assert_close(logits[row][there[row]], wanted[row][there[row]], rtol=0, atol=1e-2)
+        torch.testing.assert_close(logits[row][there[row]], wanted[row][there[row]], rtol=0, atol=ROUNDED)
 
 
 def region_batch(golden, shared, imported, case, names):
