@@ -53,6 +53,13 @@ def golden(shared):
     return Golden(facts, load_file(folder / "golden.safetensors"), encoder.eval())
 
 
+RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
+ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
+"""The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ."""
+LOOSER = 1 if RECORDED_ON else 8
+ROI = 1e-5 if RECORDED_ON else 8 * ULP
+
+
 @pytest.fixture(scope="module")
 def maps(golden):
     generator = torch.Generator().manual_seed(3)  # as golden.json says
@@ -70,12 +77,12 @@ def test_every_step_is_upstreams(golden, maps):
     for number, level in enumerate(levels):
         step = max(1, level.shape[-1] // 12)
         wanted = golden.tensors[f"region.fused_slice.{number}"]
-        torch.testing.assert_close(level[:, ::8, ::step, ::step], wanted, rtol=ULP, atol=ULP)
+        torch.testing.assert_close(level[:, ::8, ::step, ::step], wanted, rtol=ULP * LOOSER, atol=ULP * LOOSER)
         corners = (boxes.bfloat16() * 224).float() * 2 ** (3 - number) / 14
         found = roi_align(level, corners, image)[:, ::8, ::2, ::2]
-        torch.testing.assert_close(found, golden.tensors[f"region.roi_slice.{number}"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found, golden.tensors[f"region.roi_slice.{number}"], rtol=ROI, atol=ROI)
     out = encoder(maps, torch.zeros(3, 1, 1), image, boxes)
-    torch.testing.assert_close(out, golden.tensors["region.out.0"], rtol=2 * ULP, atol=2 * ULP)
+    torch.testing.assert_close(out, golden.tensors["region.out.0"], rtol=2 * ULP * LOOSER, atol=2 * ULP * LOOSER)
     assert out.dtype == torch.bfloat16
 
 
@@ -84,11 +91,6 @@ def copy_in(encoder, dtype):
     out = GlammRegions(64, 64, 336, encoder.sizes)
     out.load_state_dict(encoder.state_dict())
     return out.to(dtype)
-
-
-RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
-ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
-"""The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ."""
 
 
 @torch.no_grad()
@@ -105,7 +107,7 @@ def test_features_of_pictures(golden, shared, case, names):
     image = torch.tensor([index for index, each in enumerate(boxes) for _ in each])
     found = golden.encoder(levels, torch.zeros(len(image), 1, 1), image, torch.cat(boxes))
     wanted = torch.cat([golden.tensors[f"{case}.region_features.{index}"] for index in range(2)])
-    torch.testing.assert_close(found, wanted, rtol=2 * ULP, atol=2 * ULP)
+    torch.testing.assert_close(found, wanted, rtol=2 * ULP * LOOSER, atol=2 * ULP * LOOSER)
 
 
 @pytest.mark.parametrize("aligned_with", [(0.0, 0.0, 6.0, 5.0), (1.3, 0.4, 3.9, 4.75), (-3.0, 2.0, 12.0, 9.0)])
@@ -216,11 +218,6 @@ def test_mistakes_are_told(small, call, message):
 def imported(converted):
     """(model, processor) of the converted checkpoint."""
     return load_checkpoint(converted("glamm"))
-
-
-RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
-ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
-"""The region encoder rounds to bfloat16, and the last bits of the tower decide which way: processors differ."""
 
 
 @torch.no_grad()
