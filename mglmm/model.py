@@ -37,7 +37,7 @@ from mglmm.regions import build_region_encoder
 from sam_bridge.bridge import Features, Masks
 from sam_bridge.prompt import Prompts
 from sam_bridge.sam import HfSam
-from sam_bridge.small import SmallBridge, SmallConfig, corners
+from sam_bridge.small import SmallBridge, SmallConfig
 
 FORMAT_VERSION = 1
 CHOICES = {
@@ -376,8 +376,7 @@ class Mglmm(PreTrainedModel):
 
     def look(self, states: Tensor) -> Tensor:
         """Where states float[B, D] that emit `[SEG]` or a box point: boxes float[B, 4], xyxy, shares of the side."""
-        bridge = cast(SmallBridge, self.bridge)
-        return corners(bridge.mask_decoder.look(bridge.state_tokens(self.seg_projection(states))))
+        return cast(SmallBridge, self.bridge).look(self.seg_projection(states))
 
     def seen(self, segments: Tensor, dtype: torch.dtype) -> Tensor:
         """What each token sees, [R, 1, L, L]: as bool, or as what eager attention adds to its logits."""

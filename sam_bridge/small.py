@@ -334,6 +334,10 @@ class SmallBridge(nn.Module):
         nothing = self.prompt_encoder.not_a_point_embed.weight.to(states.dtype)
         return torch.stack([states, nothing.expand(states.shape)], -2)
 
+    def look(self, states: Tensor) -> Tensor:
+        """Where projected states float[P, C] point: boxes float[P, 4], xyxy, shares of the side."""
+        return corners(self.mask_decoder.look(self.state_tokens(states)))
+
     def decode(self, features: Features, prompts: Prompts, multimask: bool = False) -> Masks:
         """One mask a prompt: logits float[B, K, 1, side/2, side/2], and predicted IoU float[B, K, 1].
 

@@ -13,7 +13,6 @@ from mglmm.inputs import Batch, Output
 from mglmm.losses import bce_loss, box_loss, dice_loss
 from mglmm.model import Mglmm
 from mglmm.train.pretrain import WEIGHTS, Attributes, PixelBatch, PixelPretraining
-from sam_bridge.small import corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +65,11 @@ class GroundingTraining(nn.Module):
     def where(self, out: Output, batch: Batch) -> Tensor:
         """Where all prompts point, decoded or not, and all boxes that are spelt, against the boxes of their regions."""
         assert self.pixels is not None and batch.target_boxes is not None
-        bridge, prompts, wanted = self.pixels.bridge, out.prompts, batch.target_boxes
+        prompts, wanted = out.prompts, batch.target_boxes
         if out.spelt is not None:
             prompts, wanted = torch.cat([prompts, out.spelt]), torch.cat([wanted, batch.spelt_boxes])
         known = wanted.isfinite().all(1)
-        boxes = corners(bridge.mask_decoder.look(bridge.state_tokens(prompts)))
+        boxes = self.pixels.bridge.look(prompts)
         return box_loss(boxes[known], wanted[known]).mean() if known.any() else boxes.sum() * 0
 
     def distillation(self, prompts: Tensor, attributes: dict[str, Tensor]) -> Tensor:

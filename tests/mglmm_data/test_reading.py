@@ -101,7 +101,7 @@ PLACES_SPOILED = 12
 @pytest.mark.parametrize("family", GOLDEN)
 def test_fields_of_the_golden_trees_spoiled(family, shared, tmp_path):
     """As above, in real formats: the same places each time, one of each path, and what is refused is a sentence."""
-    shutil.copytree(shared("golden", "datasets", "data"), tmp_path / "data", copy_function=os.link)
+    shutil.copytree(shared("golden", "datasets", "data"), tmp_path / "data", copy_function=shutil.copyfile)
     for folder, _, _ in os.walk(tmp_path):
         os.chmod(folder, 0o755)
     spec, path = discover(tmp_path / "data")[0][family], tmp_path / "data" / GOLDEN[family]
