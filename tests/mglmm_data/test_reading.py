@@ -50,7 +50,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def refusals(spec, path, data, spoiled_at, named):
-    """Put junk at each place of a file, and nothing there; how often that is refused, by a sentence that holds `named`."""
+    """Put junk, and nothing, at each place of a file; how often a sentence that holds `named` refuses it."""
     refused = 0
     for at in spoiled_at:
         for junk in (*JUNK, "gone"):
