@@ -9,6 +9,7 @@ RoIAlign: Mask R-CNN (arXiv:1703.06870) section 3, as mmcv 1.4.7 computes it wit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mglmm.config import Strict
+from mglmm.precision import bfloat16_arithmetic
 from mglmm.regions import EMPTY
 
 NUM_LEVELS = 4
@@ -96,7 +98,8 @@ class GlammRegions(nn.Module):
         weights = {name: value.to(dtype) for name, value in self.body.named_parameters()}
         # Contiguous here and after RoIAlign: with channels last, bf16 convolutions sum in another order than upstream.
         inputs = ([level[used].contiguous() for level in maps], boxes.to(dtype), local, self.box_side, patch)
-        return functional_call(self.body, weights, inputs)
+        with bfloat16_arithmetic(maps[0].is_cuda) if dtype == torch.bfloat16 else contextlib.nullcontext():
+            return functional_call(self.body, weights, inputs)
 
 
 class GlammBody(nn.Module):

@@ -21,13 +21,14 @@ from torch.optim import Optimizer
 from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
+from mglmm.precision import has_bf16
 from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
-from mglmm.train.processes import has_bf16, over_processes
+from mglmm.train.processes import over_processes
 from mglmm.train.recipe import check_processes, check_recipe
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge

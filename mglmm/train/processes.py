@@ -1,7 +1,4 @@
-"""What the processes of a run tell each other beside gradients: losses for the log, and what each had to leave out.
-
-And what they compute in.
-"""
+"""What the processes of a run tell each other beside gradients: losses for the log, and what each had to leave out."""
 
 from __future__ import annotations
 
@@ -13,14 +10,6 @@ from mglmm.train.data import LeftOut
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-
-def has_bf16(cuda: bool) -> bool:
-    """Whether bfloat16 is worth asking for: on a GPU, and on processors with AVX-512 BF16 or AMX.
-
-    Others emulate it, and a step takes ten times as long (measured: AMD EPYC of the third generation).
-    """
-    return cuda or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def over_processes(

@@ -129,10 +129,6 @@ def batch_of(golden, case, names):
 
 NOISE = 1e-7
 """Of a small cross-entropy in float32, whose logits are near 10: processors differ by their order of sums."""
-RECORDED_ON = torch.backends.cpu.get_cpu_capability() == "AVX512"
-"""Is this a processor like the one that the recordings were made on, with the same order of sums?"""
-ROUNDED, ROUNDED_LOSS = (1e-4, 1e-5) if RECORDED_ON else (3e-2, 1e-3)
-"""Where GLaMM's region encoder rounds to bfloat16 (4e-3 of a value), the tower's last bits decide which way."""
 
 
 def close(found, wanted, tolerance=1e-4, there=None):
@@ -157,7 +153,7 @@ def test_images_are_prepared_as_published(golden):
 
 
 @pytest.mark.parametrize(("family", "case", "names"), CASES)
-def test_training_losses(golden, family, case, names):
+def test_training_losses(golden, rounding, family, case, names):
     own = golden(family)
     batch, _ = batch_of(own, case, names)
     with torch.no_grad():
@@ -165,7 +161,7 @@ def test_training_losses(golden, family, case, names):
         found = {"ce": token_loss(out), **mask_losses(out, batch)}
     wanted = record(own, case)["losses"]
     total = found["ce"] + 2.0 * found["bce"] + 0.5 * found["dice"]
-    close_by = ROUNDED_LOSS if "region" in case else 1e-5
+    close_by = rounding.loss if "region" in case else 1e-5
     assert float(found["ce"]) == pytest.approx(wanted["ce_loss"], rel=close_by, abs=NOISE)
     assert 2.0 * float(found["bce"]) == pytest.approx(wanted["mask_bce_loss"], rel=1e-5)
     assert 0.5 * float(found["dice"]) == pytest.approx(wanted["mask_dice_loss"], rel=1e-5)
@@ -199,7 +195,7 @@ def test_losses_of_the_adapters_once_merged(golden, shared, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "case", "names"), CASES)
-def test_states_and_masks(golden, family, case, names):
+def test_states_and_masks(golden, rounding, family, case, names):
     own = golden(family)
     batch, counts = batch_of(own, case, names)
     kept = {}
@@ -216,7 +212,7 @@ def test_states_and_masks(golden, family, case, names):
     hook.remove()
     first.remove()
     rows, wanted = batch.row_image, own.tensors
-    loose = ROUNDED if "region" in case else 1e-4
+    loose = rounding.states if "region" in case else 1e-4
     steps = {"lisa": (8, 16, 250, 5, 1), "mglmm": (6, 8, 60, 7, 1), "glamm": (12, 32, 580, 9, 2)}[family]
     if f"{case}.sam_embed" in wanted:
         close(image.features.embedding, wanted[f"{case}.sam_embed"])
