@@ -8,7 +8,9 @@ import torch
 import yaml
 from PIL import Image
 
-from mglmm.config import StageConfig
+from mglmm.build import ModelConfig, build
+from mglmm.config import StageConfig, TrainConfig, load_config
+from mglmm.inputs import PADDING
 from mglmm.train.data import GroundingData, LeftOut
 from mglmm_data.batches import Extent, filled
 
@@ -38,6 +40,18 @@ def test_a_window_holds_the_same_samples_in_batches_of_like_length(tiny):
     assert contents(one) == contents(other) and share(other) > max(0.9, share(one))
     again = GroundingData(stage(batch_window=6), tiny[1], seed=4)
     assert all(torch.equal(again(step)[0].grounding.input_ids, other[step]) for step in (4, 1))
+
+
+@pytest.mark.parametrize("name", ["world", "world_on"])
+def test_nine_tenths_of_the_tokens_of_shipped_recipes_are_not_padding(name):
+    recipe = load_config(TrainConfig, f"configs/train/{name}.yaml")
+    _, processor = build(load_config(ModelConfig, "configs/model/bundled.yaml"), seed=0)
+    for each in recipe.stages:
+        if each.kind == "grounding":
+            read = GroundingData(each, processor, recipe.seed)
+            segments = [read(step)[0].grounding.segments for step in range(each.batch_window)]
+            there = sum(int((one != PADDING).sum()) for one in segments) / sum(one.numel() for one in segments)
+            assert there >= 0.9, each.name
 
 
 @pytest.fixture
