@@ -57,6 +57,7 @@ class ModelConfig(Strict):
     language: LanguageSizes | None = None  # a LLaMA from nothing
     llava: str | None = None  # or a LLaVA in transformers' layout
     sam: str | None = None  # with it a SAM: folder or hub name of transformers' layout, or an official .pth
+    image_layers: int = Field(default=0, ge=0)  # see `mglmm.detail`; the small backbone alone
     detail: bool = False  # see `mglmm.detail`; the small backbone alone
     box_feedback: bool = False  # see `mglmm.feedback`; the small backbone alone
     region_grid: int = Field(default=48, gt=0)
@@ -176,6 +177,7 @@ def model_config(
         region_token_id=ids.region,
         region_grid=cast(int, tower.image_size) if config.region_encoder == "ferret" else config.region_grid,
         region_encoder=config.region_encoder if config.region_encoder in FRESH else "mask_mean",
+        image_layers=config.image_layers,
         detail=config.detail,
         box_feedback=config.box_feedback,
         prompt_format=config.prompt_format,

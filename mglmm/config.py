@@ -60,6 +60,7 @@ class LossConfig(Strict):
     where: float = Field(default=0.0, ge=0)  # L1 + GIoU on the boxes that the small backbone looks in
     quality: float = Field(default=0.0, ge=0)  # squared error of the predicted IoU: a score that means something
     distill: float = Field(default=0.0, ge=0)  # draws [SEG] prompts to the semantic prompt of their region (world only)
+    kin: float = Field(default=0.0, ge=0)  # what things are among their kind, read off the image tokens (world only)
     mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
     # what a token weighs in ce: every one alike; "square": 1 / sqrt(length of its answer), so that "yes" is not drowned
     # by a panoptic answer (InternVL 2.5, arXiv:2412.05271, "square averaging"); "answer": every answer alike
@@ -117,6 +118,8 @@ class StageConfig(Strict):
                 raise ValueError(
                     f"{name} name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}"
                 )
+        if (self.losses.kin > 0) != ("kin" in self.train):
+            raise ValueError("losses.kin and the group kin under train (its head) go together; give both or neither")
         if self.multiplicities and (self.weights or self.temperature != 1):
             raise ValueError("multiplicities stand instead of weights and temperature; give one or the other")
         return self

@@ -1,7 +1,10 @@
-"""What a token of 16 px cannot hold: the bridge's maps of stride 8 and 4, laid beside the language model's tokens.
+"""What image tokens gain on their way into the language model: finer maps, and what they are among others.
 
-A part of a thing is often smaller than a token, and its colour is lost there; the maps that the mask decoder sees have
-it. Each image token gains the four cells of stride 8 and the sixteen of stride 4 that it covers.
+A part of a thing is often smaller than a token of 16 px, and its colour is lost there; the maps that the mask decoder
+sees have it. Each image token gains the four cells of stride 8 and the sixteen of stride 4 that it covers.
+
+"The large dog" is a word about all dogs. A causal language model must say it before it has spoken of the others, and an
+encoder that learnt what is where has not compared them; layers in which all image tokens see each other can.
 """
 
 from __future__ import annotations
@@ -11,6 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mglmm.feedback import silence
+from sam_bridge.small import Block
+
+HEAD_DIM = 64
 
 
 class ImageDetail(nn.Module):
@@ -36,3 +42,23 @@ class ImageDetail(nn.Module):
             for each, size in ((coarse, 2), (fine, 4))
         ]
         return self.mlp(self.norm(torch.cat(cells, -1)))
+
+
+class ImageLayers(nn.Module):
+    """Transformer layers over the image tokens float[I, N, D], seen by the language model alone; add nothing at first.
+
+    Args:
+        dim: D, a multiple of `HEAD_DIM`, or one head.
+        depth: layers.
+    """
+
+    def __init__(self, dim: int, depth: int):
+        super().__init__()
+        heads = dim // HEAD_DIM if dim % HEAD_DIM == 0 else 1
+        self.norm = nn.LayerNorm(dim)
+        self.blocks = nn.Sequential(*(Block(dim, heads, ratio=2) for _ in range(depth)))
+        self.out = nn.Linear(dim, dim)
+        silence(self.out)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.out(self.blocks(self.norm(tokens)))

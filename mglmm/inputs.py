@@ -39,6 +39,7 @@ class Batch:
     target_regions: tuple[tuple[int, int], ...] = ()  # (image, region of its sample) of all M [SEG]
     target_boxes: Tensor | None = None  # float[M, 4], xyxy, shares of S; NaN where a mask is empty
     attributes: dict[str, Tensor] | None = None  # of all M regions, for distillation (world only)
+    kin: Tensor | None = None  # int64[I, g, g, 4], what things are among their kind (world only); see `train.kin`
     region_boxes: Tensor | None = None  # float[G, 4], xyxy, shares of the regions' frame; NaN where a region is empty
     spelt: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
     """int64[Q, 2]: row and column of the first token of a box that is spelt behind a phrase."""
@@ -79,6 +80,7 @@ class Output:
     states: Tensor  # float[M, D], the [SEG] states themselves
     answers: Tensor  # int64[T], the answer (a run of labels) that each token is of
     spelt: Tensor | None = None  # float[Q, C], projected states that begin a box; None without `box_feedback`
+    image_tokens: Tensor | None = None  # float[I, N, D], as the language model reads them
 
     @property
     def mask_logits(self) -> Tensor:

@@ -29,7 +29,7 @@ from transformers import (
     SamConfig,
 )
 
-from mglmm.detail import ImageDetail
+from mglmm.detail import ImageDetail, ImageLayers
 from mglmm.encode import visible
 from mglmm.feedback import BoxFeedback, a_little_off
 from mglmm.inputs import IGNORE, Batch, ImageState, Output
@@ -69,6 +69,7 @@ class MglmmConfig(PreTrainedConfig):
     region_config: dict[str, Any] | None = None  # sizes and flags of that encoder; see `mglmm.regions`
     projector: str = "mlp"  # LLaVA-1.5's two layers; linear: LLaVA-1's one, as in LISA
     detail: bool = False  # image tokens see the bridge's finer maps too; the small backbone alone has them
+    image_layers: int = 0  # layers in which image tokens see each other first; the small backbone alone has them
     box_feedback: bool = False  # inputs know the boxes of what was grounded before them; the small backbone alone
     clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
     confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
@@ -96,10 +97,10 @@ class MglmmConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
         if self.llava_config is not None and (self.sam_config is None) == (self.small_config is None):
             raise ValueError("give exactly one of sam_config and small_config")
-        for name in ("detail", "box_feedback"):
+        for name in ("detail", "image_layers", "box_feedback"):
             if getattr(self, name) and (self.small_config is None or self.vision != "shared" or self.read_offset != -1):
                 raise ValueError(
-                    f"{name} is true; it needs the small backbone, shared with the language model, and read_offset -1"
+                    f"{name} needs the small backbone, shared with the language model, and read_offset -1; leave it out"
                 )
 
     def llava(self) -> LlavaConfig:
@@ -191,10 +192,11 @@ class Mglmm(PreTrainedModel):
         self.bridge = config.bridge() if bridge is None else bridge
         dim = config.language().hidden_size
         self.seg_projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, self.bridge.prompt_dim))
-        self.detail = self.box_feedback = None
+        self.detail = self.image_layers = self.box_feedback = None
         if isinstance(self.bridge, SmallBridge):
             _, fine, coarse = self.bridge.config.stem
             self.detail = ImageDetail(coarse, fine, dim) if config.detail else None
+            self.image_layers = ImageLayers(dim, config.image_layers) if config.image_layers else None
             self.box_feedback = BoxFeedback(dim) if config.box_feedback else None
         self.region_encoder = self.fresh_region_encoder()
         for part in (llava_model, bridge):
@@ -253,6 +255,7 @@ class Mglmm(PreTrainedModel):
             "projector": {
                 **dict(llava.multi_modal_projector.named_parameters()),
                 **named("detail", self.detail),
+                **named("image_layers", self.image_layers),
             },
             "language_model": {
                 **dict(llava.language_model.named_parameters()),
@@ -295,6 +298,8 @@ class Mglmm(PreTrainedModel):
         tokens = self.llava.model.multi_modal_projector(raw)
         if self.detail is not None:
             tokens = tokens + self.detail(*features.skips[:2])
+        if self.image_layers is not None:
+            tokens = self.image_layers(tokens)
         return ImageState(tokens, features, maps)
 
     def clip_states(self, clip_pixels: Tensor) -> tuple[Tensor, ...]:
@@ -365,7 +370,7 @@ class Mglmm(PreTrainedModel):
         spelt = None
         if self.box_feedback is not None:
             spelt = self.seg_projection(hidden[batch.spelt[:, 0], batch.spelt[:, 1] - 1])
-        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers, spelt)
+        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers, spelt, image.tokens)
 
     def with_feedback(self, embeds: Tensor, at: Tensor, boxes: Tensor | None) -> Tensor:
         """Inputs float[R, L, D] with the boxes float[B, 4] read back at (row, column) int64[B, 2]; see `feedback`."""

@@ -19,7 +19,7 @@ Quant = Literal["none", "int8", "int4"]
 BACKENDS = {"int8": "torchao", "int4": "bitsandbytes"}
 """What holds weights so; both run on processors and on GPUs."""
 INNER = ("vision_tower", "multi_modal_projector")
-SMALL = ("bridge", "seg_projection", "region_encoder", "detail", "box_feedback", "llava.lm_head")
+SMALL = ("bridge", "seg_projection", "region_encoder", "detail", "image_layers", "box_feedback", "llava.lm_head")
 KEPT = (*SMALL, *(f"llava.model.{name}" for name in INNER))
 """Modules that are never quantised, by their place in the model."""
 NF4_BLOCK = 64

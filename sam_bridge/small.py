@@ -71,14 +71,14 @@ class ConvBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block over image tokens, global attention."""
+    """Pre-norm transformer block over image tokens, global attention; the MLP is `ratio` times as wide."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, ratio: int = 4):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+        self.fc1, self.fc2 = nn.Linear(dim, ratio * dim), nn.Linear(ratio * dim, dim)
 
     def forward(self, x_BND: Tensor) -> Tensor:
         batch, num, dim = x_BND.shape

@@ -18,6 +18,7 @@ from mglmm.config import StageConfig
 from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
 from mglmm.train.grounding import Joint
+from mglmm.train.kin import kin_of
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.batches import Extent, plan
 from mglmm_data.images import as_large_as
@@ -101,6 +102,8 @@ class GroundingData:
         )
         if self.stage.losses.distill > 0:
             batch = replace(batch, attributes=attributes_of(batch, samples))
+        if self.stage.losses.kin > 0:
+            batch = replace(batch, kin=kin_of(samples, 2 * round(self.processor.encoder.num_image**0.5)))
         pixels = None if self.pixels is None else self.pixels(step, self.rank, self.world_size)
         return Joint(batch, pixels), LeftOut(left_out, () if place else tuple(problems))
 

@@ -12,6 +12,7 @@ from mglmm.config import LossConfig
 from mglmm.inputs import Batch, Output
 from mglmm.losses import bce_loss, box_loss, dice_loss
 from mglmm.model import Mglmm
+from mglmm.train.kin import KinHead, kin_loss, kin_right
 from mglmm.train.pretrain import WEIGHTS, Attributes, PixelBatch, PixelPretraining
 
 
@@ -34,18 +35,25 @@ class GroundingTraining(nn.Module):
         losses: weights of the sum.
         pixels: the heads over the same bridge; the small backbone alone has them.
         pixels_weight: of the losses of pixel pre-training.
+        kin: the head over image tokens; needed with `losses.kin`.
 
     Raises:
         ValueError: losses that need the small backbone, without it.
     """
 
     def __init__(
-        self, model: Mglmm, losses: LossConfig, pixels: PixelPretraining | None = None, pixels_weight: float = 1.0
+        self,
+        model: Mglmm,
+        losses: LossConfig,
+        pixels: PixelPretraining | None = None,
+        pixels_weight: float = 1.0,
+        kin: KinHead | None = None,
     ):
         super().__init__()
         if pixels is None and (losses.distill or losses.where):
             raise ValueError("losses.distill and losses.where need the small backbone and its heads; set both to 0")
         self.model, self.losses, self.pixels, self.pixels_weight = model, losses, pixels, pixels_weight
+        self.kin = kin
 
     def forward(self, batch: Joint) -> dict[str, Tensor]:
         out: Output = self.model(batch.grounding)
@@ -57,6 +65,11 @@ class GroundingTraining(nn.Module):
         if self.losses.distill > 0:
             assert batch.grounding.attributes is not None
             losses["distill"] = self.distillation(out.prompts, batch.grounding.attributes)
+        if self.losses.kin > 0:
+            assert self.kin is not None and out.image_tokens is not None and batch.grounding.kin is not None
+            logits = self.kin(out.image_tokens)
+            losses["kin"] = kin_loss(logits, batch.grounding.kin)
+            losses["watch_size"] = kin_right(logits, batch.grounding.kin)
         if batch.pixels is not None:
             assert self.pixels is not None
             losses |= {f"pixels_{name}": value for name, value in self.pixels(batch.pixels).items()}

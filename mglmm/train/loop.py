@@ -24,6 +24,7 @@ from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.precision import has_bf16
 from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.grounding import GroundingTraining
+from mglmm.train.kin import KinHead
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
@@ -72,6 +73,7 @@ class Trainer:
             ids = self.processor.ids
             add_lora(self.model, config.lora, (ids.seg, ids.phrase_open, ids.phrase_close, ids.region))
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
+        self.kin = KinHead(self.model.config.language().hidden_size)
         self.stage_index, self.step = 0, 0
         self.left_out, self.told = 0, ""
         self.optimizers: list[Optimizer] = []
@@ -211,6 +213,7 @@ class Trainer:
         if self.pixels is not None:
             groups["heads"] = dict(self.pixels.heads.named_parameters())
             groups["semantic"] = dict(self.pixels.semantic.named_parameters())
+            groups["kin"] = dict(self.kin.named_parameters())
         if stage.kind == "pixels":
             if self.pixels is None:
                 raise ValueError(f"stage {stage.name!r} is of kind pixels, which only the small backbone has")
@@ -222,7 +225,7 @@ class Trainer:
             raise ValueError(
                 f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
             )
-        module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight)
+        module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight, self.kin)
         seed = self.config.seed + 1000 * self.stage_index
         return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
 
@@ -239,6 +242,7 @@ class Trainer:
             "recipe": self.config.model_dump_json(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] or None,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
+            "kin": self.kin.state_dict(),
             "adapters": {} if self.config.lora is None else adapters_state(self.model),
         }
         with replaced_folder(self.folder / "last") as fresh:
@@ -268,6 +272,7 @@ class Trainer:
             load_beside(self.model, model.state_dict(), state["adapters"])
         if self.pixels is not None:
             self.pixels.load_state_dict(state["pixels"], strict=False)
+        self.kin.load_state_dict(state.get("kin", {}), strict="kin" in state)
         self.stage_index, self.step, self.left_out = state["stage"], state["step"], state["left_out"]
         self.saved_optimizers = state["optimizers"]
 

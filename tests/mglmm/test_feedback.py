@@ -1,4 +1,4 @@
-"""Boxes read back and finer maps: silent in a new model, at the right places, and refused where they cannot be."""
+"""Boxes read back, finer maps, layers between image tokens: silent in a new model, and refused where they cannot be."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ BOXES = Conversation((Turn("user", "Where is it?"), said("box", ("a dog", (1,)),
 @pytest.fixture(scope="module")
 def grown(tiny_sizes):
     """(model, processor) that sees finer maps and reads boxes back."""
-    return build(ModelConfig(**tiny_sizes, detail=True, box_feedback=True))
+    return build(ModelConfig(**tiny_sizes, detail=True, image_layers=1, box_feedback=True))
 
 
 def sample(*conversations):
@@ -96,14 +96,15 @@ def test_a_box_is_a_little_off_in_training_and_exact_in_use(grown):
 
 
 def test_every_part_that_reads_back_learns(tiny_sizes):
-    model, processor = build(ModelConfig(**tiny_sizes, detail=True, box_feedback=True))
+    model, processor = build(ModelConfig(**tiny_sizes, detail=True, image_layers=1, box_feedback=True))
     assert isinstance(model.bridge, SmallBridge)
     training = GroundingTraining(model.train(), LossConfig(where=1.0), PixelPretraining(model.bridge))
     batch, _ = processor.batch([sample(MASKS, BOXES)])
     loss = weighted(training(Joint(batch)), training.weights())
     loss.backward()
     groups = model.parameter_groups()
-    for group, part in (("projector", "detail.mlp.2.weight"), ("seg_projection", "box_feedback.mlp.2.weight")):
+    silent = ("detail.mlp.2.weight", "image_layers.out.weight")
+    for group, part in (*(("projector", each) for each in silent), ("seg_projection", "box_feedback.mlp.2.weight")):
         grad = groups[group][part].grad
         assert grad is not None and grad.abs().sum() > 0
 
@@ -122,8 +123,8 @@ def test_cells_lie_below_their_token():
     assert changed.nonzero().flatten().tolist() == [5]
 
 
-@pytest.mark.parametrize("name", ["detail", "box_feedback"])
+@pytest.mark.parametrize("name", ["detail", "image_layers", "box_feedback"])
 @pytest.mark.parametrize("change", [{"read_offset": 0}, {"vision": "clip"}])
 def test_only_the_small_shared_backbone_has_them(tiny, name, change):
-    with pytest.raises(ValueError, match=f"{name} is true; it needs the small backbone, shared"):
+    with pytest.raises(ValueError, match=f"{name} needs the small backbone, shared"):
         MglmmConfig(**{**tiny[0].config.to_dict(), name: True, **change})
