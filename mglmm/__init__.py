@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mglmm.answer import Answer, Instance, Phrase
     from mglmm.chat import Chat
     from mglmm.grounder import Grounder
-    from mglmm.model import Mglmm, MglmmConfig
+    from mglmm.model import Mglmm
+    from mglmm.model_config import MglmmConfig
     from mglmm.processor import MglmmProcessor
 
 __version__ = "0.1.0"

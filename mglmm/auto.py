@@ -37,9 +37,9 @@ def put_config(table: ModuleType) -> None:
 
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-            from mglmm.model import MglmmConfig
+            from mglmm.model import Mglmm  # the model's room registers all classes
 
-            return MglmmConfig.from_dict(config_dict, **kwargs)
+            return Mglmm.config_class.from_dict(config_dict, **kwargs)
 
     if NAME not in table.CONFIG_MAPPING:
         table.AutoConfig.register(NAME, Config)

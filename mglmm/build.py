@@ -23,7 +23,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from mglmm.config import BUNDLED, Strict
 from mglmm.config_check import SmallSizes
-from mglmm.model import Mglmm, MglmmConfig
+from mglmm.model import Mglmm
+from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.tokenizer import tokenizer_hash
 from mglmm.tokens import add_markers, special_ids

@@ -19,7 +19,8 @@ import torch
 
 from mglmm.config import BUNDLED
 from mglmm.config_check import check_config
-from mglmm.model import Mglmm, MglmmConfig
+from mglmm.model import Mglmm
+from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.quant import Quant, check_widths, quantization_config
 from mglmm.tokenizer import tokenizer_hash

@@ -77,7 +77,7 @@ class StageConfig(Strict):
     """One stage of a recipe: what it sees, what trains, for how long."""
 
     name: str
-    kind: Literal["pixels", "grounding"] = "grounding"
+    kind: Literal["pixels", "kin", "grounding"] = "grounding"
     max_steps: int = Field(gt=0)
     per_device_train_batch_size: int = Field(default=4, gt=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
@@ -118,7 +118,7 @@ class StageConfig(Strict):
                 raise ValueError(
                     f"{name} name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}"
                 )
-        if (self.losses.kin > 0) != ("kin" in self.train):
+        if self.kind == "grounding" and (self.losses.kin > 0) != ("kin" in self.train):
             raise ValueError("losses.kin and the group kin under train (its head) go together; give both or neither")
         if self.multiplicities and (self.weights or self.temperature != 1):
             raise ValueError("multiplicities stand instead of weights and temperature; give one or the other")

@@ -26,7 +26,7 @@ from transformers import (
     SamVisionConfig,
 )
 
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from sam_bridge.small import SmallConfig
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mglmm.encode import Encoder, pad_rows
 from mglmm.formats import prompt_format
 from mglmm.inputs import Batch
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm.pieces import Tokens
 from mglmm.tokens import LiteralTokenizer, special_ids
 from mglmm_data.sample import Region, Sample

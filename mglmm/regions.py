@@ -17,7 +17,7 @@ from mglmm.config import Strict, parse
 from sam_bridge.small import SmallConfig
 
 if TYPE_CHECKING:
-    from mglmm.model import MglmmConfig
+    from mglmm.model_config import MglmmConfig
 
 Sizes = TypeVar("Sizes", bound=Strict)
 NUM_SHAPE = 5  # centre x, y, spread x, y, root of the area; shares of the square

@@ -24,7 +24,7 @@ from mglmm.eval.protocol import Item
 from mglmm.eval.world import VOCABULARY
 from mglmm.generate import Generated
 from mglmm.grounder import Grounder
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm_data.world.source import calibration_samples
 
 PRESENT, ABSENT = ("referring", "several"), ("absent",)

@@ -21,7 +21,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from mglmm.importers.families import Family
 from mglmm.importers.keys import Store, described
 from mglmm.importers.plan import Plan, Take
-from mglmm.model import Mglmm, MglmmConfig
+from mglmm.model import Mglmm
+from mglmm.model_config import MglmmConfig
 from sam_bridge.weights import TIED
 
 SHARD_BYTES = 256 * 2**20

@@ -21,7 +21,7 @@ from mglmm.importers.registry import FAMILIES, OTHERS, detect, located, planned
 from mglmm.importers.sizes import KV_TOKENS, cache_bytes, count, memory, parts, size
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.importers.tower import check_tower, find_tower, with_tower
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.templates import FAMILY_OF, PromptFormat
 from mglmm.tokenizer import tokenizer_hash

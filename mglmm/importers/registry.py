@@ -20,7 +20,7 @@ from mglmm.importers.keys import Store, listed, open_store, read_json
 from mglmm.importers.plan import Plan
 from mglmm.importers.tokenizer import legacy_tokenizer, original_size
 from mglmm.importers.tower import check_tower, find_tower, tower_folder, tower_note, with_tower
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.templates import PromptFormat
 from mglmm.tokenizer import tokenizer_hash

@@ -2,7 +2,7 @@
 
 Nearly all wrong phrases of the bundled model were wrong in "small" and "large" alone, words that compare a thing with
 all others of its category. The layers between the encoder and the language model (`mglmm.detail.ImageLayers`) learn the
-comparison from this loss in thousands of steps; from words alone they hear of it once a phrase. World scenes only.
+comparison from this loss, alone in a stage of kind `kin` and beside the words after it. World scenes only.
 
 I images, N = n * n tokens, g = 2 n cells along a side.
 """
@@ -10,6 +10,8 @@ I images, N = n * n tokens, g = 2 n cells along a side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,8 +19,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mglmm.model import Mglmm
 from mglmm_data.sample import Sample
+from mglmm_data.world.scene import make_scene
 from mglmm_data.world.vocabulary import CATEGORIES, STUFF
+from sam_bridge.small import PATCH, SmallBridge
 
 SIZE_WORDS = ("", "small", "large")
 MOST = 8
@@ -40,40 +45,105 @@ class KinHead(nn.Module):
         return rearrange(self.out(self.norm(tokens)), "i (h w) (a b c) -> i (h a) (w b) c", h=side, a=2, b=2)
 
 
-def kin_of(samples: Sequence[Sample], side: int) -> Tensor:
-    """Targets int64[I, side, side, 4]: size word, number of its kind, place from the left, region of each cell's thing.
+@dataclass(frozen=True)
+class Known:
+    """A thing as far as it is known: which pixels of the picture it covers, and what it is called."""
 
-    UNKNOWN on stuff, on things that no answer speaks of, and, for number and place, where a picture's things are
-    not all spoken of (no panoptic answer). World regions stand from left to right within such an answer.
+    mask: np.ndarray  # bool[H, W]
+    size: str  # one of SIZE_WORDS
+    kind: str
+    number: int  # tells it from the others of the picture
+
+
+def targets(things: Sequence[Known], whole: bool, side: int) -> np.ndarray:
+    """int64[side, side, 4]: size word, number of its kind, place from the left, `Known.number` of each cell's thing.
+
+    Args:
+        things: from left to right.
+        whole: whether these are all things of the picture; else number and place are UNKNOWN.
+        side: cells along a side; what covers the middle of a cell counts.
+    """
+    out = np.full((side, side, len(ASKED) + 1), UNKNOWN, np.int64)
+    kinds = [thing.kind for thing in things]
+    for index, thing in enumerate(things):
+        rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in thing.mask.shape)
+        inside = thing.mask[np.ix_(rows, columns)]
+        out[inside, 0], out[inside, -1] = SIZE_WORDS.index(thing.size), thing.number
+        if whole:
+            out[inside, 1:-1] = min(kinds.count(thing.kind), MOST) - 1, min(kinds[:index].count(thing.kind), MOST - 1)
+    return out
+
+
+def kin_of(samples: Sequence[Sample], side: int) -> Tensor:
+    """Targets int64[I, side, side, 4] as far as conversations tell them; see `targets`.
+
+    Number and place are known where a panoptic answer speaks of everything.
 
     Raises:
         ValueError: a region's label is not of the world.
     """
-    out = np.full((len(samples), side, side, len(ASKED) + 1), UNKNOWN, np.int64)
-    for target, sample in zip(out, samples, strict=True):
-        things = things_of(sample)
+    out = []
+    for sample in samples:
         whole = any(conversation.task == "panoptic" for conversation in sample.conversations)
-        rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in sample.size)
-        for index, (size, kind, at) in things.items():
-            twins = sorted(other_at for _, other, other_at in things.values() if other == kind)
-            inside = sample.regions[index].mask[np.ix_(rows, columns)]
-            target[inside, 0], target[inside, -1] = SIZE_WORDS.index(size), index
-            if whole:
-                target[inside, 1:-1] = min(len(twins), MOST) - 1, min(twins.index(at), MOST - 1)
-    return torch.from_numpy(out)
+        out.append(targets(things_of(sample), whole, side))
+    return torch.from_numpy(np.stack(out))
 
 
-def things_of(sample: Sample) -> dict[int, tuple[str, str, float]]:
-    """Region -> (size word, category, centre of its box from the left, px) of whole things of a world sample."""
-    out = {}
+def things_of(sample: Sample) -> list[Known]:
+    """The whole things of a world sample that its answers speak of, from left to right."""
+    out = []
     for index, region in enumerate(sample.regions):
         words = region.label.split()
         if words and words[-1] not in (*CATEGORIES, *STUFF):
             raise ValueError(f"region label {region.label!r} of {sample.id} is not of the world; set kin: 0")
         if words and words[-1] in CATEGORIES and "of" not in words and region.bounds is not None:
+            middle = (region.bounds[0] + region.bounds[2]) / 2
             size = words[0] if words[0] in SIZE_WORDS else ""
-            out[index] = size, words[-1], (region.bounds[0] + region.bounds[2]) / 2
-    return out
+            out.append((middle, Known(region.mask, size, words[-1], index)))
+    return [thing for _, thing in sorted(out, key=lambda each: each[0])]
+
+
+@dataclass(frozen=True, eq=False)
+class KinBatch:
+    """One step of a kin stage."""
+
+    pixels: Tensor  # uint8[I, 3, S, S]
+    target: Tensor  # int64[I, g, g, 4]
+
+    def to(self, device: torch.device) -> KinBatch:
+        return KinBatch(self.pixels.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True)
+class KinData:
+    """step -> `KinBatch` of world scenes, whose things are all known; deterministic by seed."""
+
+    seed: int
+    batch_size: int
+    side: int  # S, px
+
+    def __call__(self, step: int, rank: int = 0, world_size: int = 1) -> KinBatch:
+        first = (step * world_size + rank) * self.batch_size
+        pixels, target = [], []
+        for index in range(first, first + self.batch_size):
+            scene = make_scene(self.seed * 1_000_003 % 5_000_000 + index, self.side, held_out="avoid")
+            things = [Known(scene.thing_mask(k), t.size, t.category, k) for k, t in enumerate(scene.things)]
+            pixels.append(scene.image.transpose(2, 0, 1))
+            target.append(targets(things, True, self.side // PATCH * 2))
+        return KinBatch(torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(target)))
+
+
+class KinTraining(nn.Module):
+    """Image tokens and the head alone; the language model stays out of it, so a step sees ten times the pictures."""
+
+    def __init__(self, model: Mglmm, kin: KinHead):
+        super().__init__()
+        self.model, self.kin = model, kin
+
+    def forward(self, batch: KinBatch) -> dict[str, Tensor]:
+        bridge = cast(SmallBridge, self.model.bridge)
+        logits = self.kin(self.model.encode_image(bridge.normalise(batch.pixels)).tokens)
+        return {"kin": kin_loss(logits, batch.target), "watch_size": kin_right(logits, batch.target)}
 
 
 def kin_loss(logits: Tensor, target: Tensor) -> Tensor:

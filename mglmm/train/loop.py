@@ -24,7 +24,7 @@ from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.precision import has_bf16
 from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.grounding import GroundingTraining
-from mglmm.train.kin import KinHead
+from mglmm.train.kin import KinData, KinHead, KinTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
@@ -221,6 +221,16 @@ class Trainer:
                 self.config.seed, stage.per_device_train_batch_size, self.processor.side, stage.prompts_per_image
             )
             return self.pixels, lambda step: (pixel_data(step, rank, world), LeftOut()), groups, WEIGHTS
+        if stage.kind == "kin":
+            if self.pixels is None or not self.model.config.image_layers:
+                raise ValueError(f"stage {stage.name!r} is of kind kin, for the small backbone with image_layers")
+            kin_data = KinData(self.config.seed, stage.per_device_train_batch_size, self.processor.side)
+            return (
+                KinTraining(self.model, self.kin),
+                lambda step: (kin_data(step, rank, world), LeftOut()),
+                groups,
+                {"kin": 1.0},
+            )
         if stage.pixels_batch_size and self.pixels is None:
             raise ValueError(
                 f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
@@ -306,4 +316,4 @@ def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:
 
 def sees_world(stage: StageConfig) -> bool:
     """Does a stage learn from world scenes."""
-    return stage.kind == "pixels" or any(spec.get("type") == "world" for spec in stage.sources.values())
+    return stage.kind != "grounding" or any(spec.get("type") == "world" for spec in stage.sources.values())

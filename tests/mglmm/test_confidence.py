@@ -12,7 +12,7 @@ import torch
 
 from mglmm.confidence import FEATURES, Spoken, confidence, features, fit
 from mglmm.grounder import Grounder
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm_data.world.scene import make_scene
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "calibrate.py"

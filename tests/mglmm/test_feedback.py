@@ -7,7 +7,7 @@ from mglmm.build import ModelConfig, build
 from mglmm.config import LossConfig
 from mglmm.detail import ImageDetail
 from mglmm.feedback import BoxFeedback, a_little_off
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm.train.grounding import GroundingTraining, Joint
 from mglmm.train.loop import weighted
 from mglmm.train.pretrain import PixelPretraining

@@ -23,7 +23,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from mglmm.build import ModelConfig, build, model_config
 from mglmm.config import BUNDLED, LossConfig, StageConfig, load_config
 from mglmm.grounder import Grounder
-from mglmm.model import Mglmm, MglmmConfig
+from mglmm.model import Mglmm
+from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
 from mglmm.train.grounding import GroundingTraining, Joint
 from mglmm.train.loop import weighted
@@ -401,7 +402,7 @@ def test_the_published_size_is_built_on_the_meta_device(tiny):
 
 def test_bundled_config_builds_what_ships():
     model, processor = build(load_config(ModelConfig, "configs/model/bundled.yaml"))
-    assert 6e6 < sum(p.numel() for p in model.parameters()) < 9e6
+    assert 6e6 < sum(p.numel() for p in model.parameters()) < 9.5e6  # of two bytes each, below 20 MB
     assert processor.side == 192 and len(processor.tokenizer) <= 2048 and BUNDLED.is_dir()
 
 

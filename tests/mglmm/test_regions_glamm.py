@@ -18,7 +18,7 @@ from mglmm.checkpoint import load_checkpoint
 from mglmm.encode import visible
 from mglmm.grounder import Grounder
 from mglmm.inputs import IGNORE, PADDING, PREFIX, Batch
-from mglmm.model import MglmmConfig
+from mglmm.model_config import MglmmConfig
 from mglmm.precision import bfloat16_arithmetic
 from mglmm.regions_glamm import (
     NUM_LEVELS,

@@ -29,6 +29,7 @@ PIXELS = {
     "warmup_steps": 1,
     "train": {"encoder": 1, "mask_decoder": 1, "heads": 1, "semantic": 1},
 }
+KIN = {**PIXELS, "name": "kin", "kind": "kin", "max_steps": 2, "train": {"projector": 1, "kin": 1}}
 WORDS = {
     "name": "words",
     "max_steps": 3,
@@ -46,7 +47,7 @@ WORDS = {
 @pytest.fixture
 def make(tmp_path, tiny_sizes):
     """A function from stages and keys to a `Trainer` on the tiny model, in a folder of the given name."""
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny_sizes))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**tiny_sizes, "image_layers": 1}))
 
     def trainer(folder, *stages, **keys):
         plan = {
@@ -75,21 +76,29 @@ def same(first, second):
 
 
 def test_resuming_gives_the_same_losses_and_weights(make):
-    """Two kinds of stage, Muon, accumulation, picked masks and distillation; stops inside and between stages."""
-    whole = make("whole", PIXELS, WORDS)
+    """Three kinds of stage, Muon, accumulation, picked masks and distillation; stops inside and between stages."""
+    words = {**WORDS, "losses": {"distill": 1.0, "kin": 1.0}, "train": {**WORDS["train"], "kin": 1}}
+    stages = ({**PIXELS, "max_steps": 2}, KIN, words)
+    whole = make("whole", *stages)
     whole.run()
     rows = log(whole)
-    assert [(row["stage"], row["step"]) for row in rows] == [(n, s) for n in ("pixels", "words") for s in (1, 2, 3)]
+    steps = {"pixels": 2, "kin": 2, "words": 3}
+    assert [(row["stage"], row["step"]) for row in rows] == [(n, s + 1) for n in steps for s in range(steps[n])]
     assert all(row["loss"] > 0 and row["grad_norm"] > 0 for row in rows)
-    assert {"ce", "bce", "dice", "distill"} <= rows[-1].keys() and rows[0]["learning_rate"] > 0
-    for until in (2, 1, 1, 5):
-        cut = make("cut", PIXELS, WORDS)
+    assert {"ce", "bce", "dice", "distill", "kin"} <= rows[-1].keys() and rows[0]["learning_rate"] > 0
+    for until in (2, 1, 1, 1, 5):
+        cut = make("cut", *stages)
         cut.run(until=until)
     assert log(cut) == rows
     assert same(whole.model.state_dict(), cut.model.state_dict())
     assert same(whole.model.state_dict(), load_checkpoint(cut.folder / "last" / "model")[0].state_dict())
     config = load_checkpoint(cut.folder / "last" / "model")[0].config
-    assert config.trained_on == ["pixels", "words"] and config.world_version
+    assert config.trained_on == ["pixels", "kin", "words"] and config.world_version
+
+
+def test_kin_needs_layers_to_teach(make, tiny_checkpoint):
+    with pytest.raises(ValueError, match="stage 'kin' is of kind kin, for the small backbone with image_layers"):
+        make("run", KIN, model=str(tiny_checkpoint))
 
 
 def test_workers_change_nothing(make):
