@@ -167,6 +167,7 @@ def kin_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def kin_right(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of cells whose size word is right, where it is known; NaN without one."""
+    """Share of cells whose size word is right, where it is known; 0 where none is."""
     known = target[..., 0] != UNKNOWN
-    return (logits[..., : len(SIZE_WORDS)].argmax(-1) == target[..., 0])[known].float().mean()
+    right = known & (logits[..., : len(SIZE_WORDS)].argmax(-1) == target[..., 0])
+    return right.sum() / known.sum().clamp_min(1)
