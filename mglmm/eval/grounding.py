@@ -21,7 +21,13 @@ from mglmm.eval.text import Vocabulary, normalise
 SIZES = {"small": 0.01, "medium": 0.05, "large": float("inf")}
 """Upper bound of a region's share of the image's pixels."""
 
-_BY_GROUP = ("gold", "found", "iou", "pq_iou", "named", "named_iou", "predicted", "unmatched", "invented", "repeated")
+WRONG = ("wrong_noun", "wrong_color", "wrong_size")
+"""What may be wrong in the words for a region that was found."""
+
+_BY_GROUP = (
+    *("gold", "found", "iou", "pq_iou", "named", "named_iou", "predicted", "unmatched", "invented", "repeated"),
+    *WRONG,
+)
 _BY_SIZE = ("gold", "found", "iou")
 
 
@@ -35,6 +41,8 @@ class Grounding(Metric):
     invented          share of predicted masks that overlap no gold region with IoU >= 0.5
     repeated          share of predicted masks whose region another instance has taken
     missed            share of gold regions not found; 1 - recall
+    wrong_noun, wrong_color, wrong_size
+                      share of the found gold regions whose words differ from the gold's in that
     phrase_F1         multiset of exact phrase texts; phrase_precision and phrase_recall beside it
 
     A predicted mask belongs to the group of its head noun, one with no known noun to the first group.
@@ -58,24 +66,34 @@ class Grounding(Metric):
     def measure(self, item: Item, answer: Answer) -> Mapping[str, float]:
         counts: Counter[str] = Counter({"images": 1})
         self._count_phrases(counts, item, answer)
-        gold, gold_nouns = self._gold(item)
+        gold, gold_words = self._gold(item)
+        gold_nouns = [said[0] for said in gold_words]
         size = item.sample.size
-        masks, nouns = [], []
+        masks, said_words = [], []
         for phrase in answer.phrases:
             for instance in phrase.instances:
                 masks.append(np.zeros(size, bool) if instance.mask is None else check_size(instance.mask, size))
-                nouns.append(self._vocabulary.head(phrase.text))
+                said_words.append(self._words(phrase.text))
+        nouns = [said[0] for said in said_words]
         overlaps = mask_iou(masks, gold)
         self._count_gold(counts, gold, gold_nouns, overlaps, np.array([[p == g for g in gold_nouns] for p in nouns]))
+        self._count_wrong(counts, gold_words, said_words, overlaps)
         self._count_predicted(counts, nouns, overlaps)
         return counts
 
-    def _gold(self, item: Item) -> tuple[list[np.ndarray], list[str]]:
-        nouns: dict[int, str] = {}
+    def _gold(self, item: Item) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
+        """Masks of the gold regions, and the words for each."""
+        said: dict[int, tuple[str, str, str]] = {}
         for phrase in item.phrases:
             for region in phrase.regions:
-                nouns.setdefault(region, self._vocabulary.head(phrase.text) or item.sample.regions[region].label)
-        return [item.sample.regions[region].mask for region in nouns], list(nouns.values())
+                noun, color, size = self._words(phrase.text)
+                said.setdefault(region, (noun or item.sample.regions[region].label, color, size))
+        return [item.sample.regions[region].mask for region in said], list(said.values())
+
+    def _words(self, phrase: str) -> tuple[str, str, str]:
+        """Head noun, colour and size word of a phrase, as in `WRONG`."""
+        known = self._vocabulary
+        return known.head(phrase), known.color(phrase), known.size(phrase)
 
     def _group(self, noun: str) -> str:
         group = self._vocabulary.groups.get(noun, "")
@@ -107,6 +125,18 @@ class Grounding(Metric):
             counts[f"pq_iou/{group}"] += iou * found
             counts[f"named/{group}"] += named
             counts[f"named_iou/{group}"] += named_iou * named
+
+    def _count_wrong(
+        self,
+        counts: Counter[str],
+        gold: list[tuple[str, str, str]],
+        said: list[tuple[str, str, str]],
+        overlaps: np.ndarray,
+    ) -> None:
+        for p, g in match(overlaps, self._threshold):
+            if overlaps[p, g] >= self._threshold:
+                for name, one, other in zip(WRONG, said[p], gold[g], strict=True):
+                    counts[f"{name}/{self._group(gold[g][0])}"] += one != other
 
     def _count_predicted(self, counts: Counter[str], nouns: list[str], overlaps: np.ndarray) -> None:
         used = {p for p, g in match(overlaps, self._threshold) if overlaps[p, g] >= self._threshold}
@@ -146,5 +176,6 @@ class Grounding(Metric):
             "invented": ratio(sums["invented"], sums["predicted"]),
             "repeated": ratio(sums["repeated"], sums["predicted"]),
             "missed": 1 - recall,
+            **{name: ratio(sums[name], sums["found"]) for name in WRONG},
         }
         return {name + suffix: value for name, value in out.items()}

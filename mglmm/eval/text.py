@@ -36,10 +36,11 @@ def normalise(text: str, kind: Literal["caption", "answer"] = "caption") -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The nouns by which things are told apart: noun -> group ("thing", "stuff", "part"), and the colour words."""
+    """The nouns by which things are told apart: noun -> group ("thing", "stuff", "part"); colour and size words."""
 
     groups: Mapping[str, str]
     colors: frozenset[str] = frozenset()
+    sizes: frozenset[str] = frozenset()
 
     def head(self, phrase: str) -> str:
         """The head noun: the first known noun, or the last of a run of them ("car window" is a window).
@@ -63,6 +64,10 @@ class Vocabulary:
     def color(self, phrase: str) -> str:
         """The first colour word; "" when there is none."""
         return next((word for word in words(phrase) if word in self.colors), "")
+
+    def size(self, phrase: str) -> str:
+        """The first size word; "" when there is none."""
+        return next((word for word in words(phrase) if word in self.sizes), "")
 
     def _noun(self, word: str) -> str:
         return next((form for form in _singulars(word) if form in self.groups), "")

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from mglmm.config import Strict
 from mglmm.eval.calibration import Calibration
-from mglmm.eval.grounding import SIZES, Grounding
+from mglmm.eval.grounding import SIZES, WRONG, Grounding
 from mglmm.eval.iou import BoxAccuracy, RefSeg
 from mglmm.eval.metric import Metric
 from mglmm.eval.protocol import Item, Predict, answered, blind
@@ -33,6 +33,7 @@ VOCABULARY = Vocabulary(
         **dict.fromkeys(CATEGORIES, "thing"),
     },
     frozenset(COLORS),
+    frozenset({"small", "large"}),
 )
 Slicing = Literal["kind", "seen", "hard"]
 """`kind`: one slice for each kind of the task; `seen`: held-out colours and relations apart from the rest; `hard`:
@@ -139,9 +140,11 @@ ENTRIES = (
         ("panoptic",),
         _panoptic,
         (*(f"{name}/{group}" for group in ("thing", "stuff") for name in _MASKS), *_MASKS, *_FAULTS)
-        + ("invented/thing", "missed/thing", "invented/stuff", "missed/stuff", *_BY_SIZE),
+        + ("invented/thing", "missed/thing", "invented/stuff", "missed/stuff")
+        + tuple(f"{word}/thing" for word in WRONG)
+        + _BY_SIZE,
     ),
-    Entry("fine", ("fine",), _parts, (*_MASKS, *_FAULTS, *_BY_SIZE), _CUT_HARD, ("recall_noun@0.5",)),
+    Entry("fine", ("fine",), _parts, (*_MASKS, *_FAULTS, *WRONG, *_BY_SIZE), _CUT_HARD, ("recall_noun@0.5",)),
     Entry("caption", ("caption",), ExactMatch, ("exact",)),
     Entry("vqa", ("vqa",), lambda: ExactMatch("answer"), ("exact",), _CUT, ("exact",)),
     Entry(

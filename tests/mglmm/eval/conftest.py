@@ -27,7 +27,11 @@ def square():
 @pytest.fixture(scope="session")
 def vocabulary():
     groups = {"dog": "thing", "car": "thing", "person": "thing", "sky": "stuff", "grass": "stuff", "roof": "part"}
-    return Vocabulary({**groups, "traffic light": "thing", "light": "part", "leaf": "part"}, frozenset(("red", "blue")))
+    return Vocabulary(
+        {**groups, "traffic light": "thing", "light": "part", "leaf": "part"},
+        frozenset(("red", "blue")),
+        frozenset(("large",)),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -49,6 +49,15 @@ def test_what_is_found_and_wrongly_named(vocabulary, item, square, make_answer):
     assert scores["invented"] == scores["repeated"] == 0
 
 
+def test_what_is_wrong_in_the_words_for_what_was_found(vocabulary, item, square, make_answer):
+    dogs, car = [square(0, 10, 4, 14), square(10, 10, 14, 14)], square(16, 16, 19, 18)
+    answer = make_answer(("large dogs", dogs), ", ", ("a blue dog", [car]), ", ", ("a person", [square(5, 15, 9, 19)]))
+    scores = compute(vocabulary, item, answer)
+    assert scores["wrong_size/thing"] == pytest.approx(2 / 3)  # each dog
+    assert scores["wrong_color/thing"] == scores["wrong_noun/thing"] == pytest.approx(1 / 3)  # the car
+    assert scores["wrong_size"] == pytest.approx(2 / 3)  # the sky was not found, the person is nowhere
+
+
 def test_invented_and_repeated_masks_are_told_apart(vocabulary, item, square, make_answer):
     sky, nowhere = square(0, 0, 20, 5), square(5, 15, 9, 19)
     scores = compute(vocabulary, item, make_answer(("sky", [sky, sky, sky]), " ", ("a dog", [nowhere])))

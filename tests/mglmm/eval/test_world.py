@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mglmm.config import parse
+from mglmm.eval.grounding import WRONG
 from mglmm.eval.protocol import Item
 from mglmm.eval.report import Report
 from mglmm.eval.world import ENTRIES, Scores, WorldConfig, evaluate_world
@@ -11,7 +12,7 @@ from mglmm_data.world.source import eval_samples
 from mglmm_data.world.tasks import TASKS
 
 CONFIG = WorldConfig(count=7, size=96, batch_size=4, resamples=20)
-FAULTS = ("invented", "missed", "repeated", "false_rejection", "ECE")
+FAULTS = ("invented", "missed", "repeated", "false_rejection", "ECE", *WRONG)
 
 
 @pytest.fixture(scope="module")
