@@ -216,19 +216,23 @@ def evaluate(
 ) -> None:
     """Score a checkpoint: the held-out world, or named parts on photographs."""
     from mglmm import given
+    from mglmm.eval.processes import processes
     from mglmm.evaluate import evaluate as score
     from mglmm.evaluate import read_eval
 
     given.check_files(out or (), given.REPORT_FILES)
     chosen = given.detail(detail)
     settings = read_eval(config, [*(overrides or ()), *([f"quant={quant}"] if quant else ())])
+    among = processes()
     with progress() as bars:
 
         def told(name: str) -> Any:
-            bar = bars.add_task(name, total=None)
+            bar = bars.add_task(name, total=None, visible=among.first)
             return lambda done, total: bars.update(bar, completed=done, total=total)
 
-        report = score(settings, model, tuple(beside or ()), told)
+        report = score(settings, model, tuple(beside or ()), told, among)
+    if not among.first:
+        return
     console = Console()
     typer.echo(report.text(detail=chosen, width=max(console.width, 120)))
     for path in out or ():

@@ -15,6 +15,7 @@ from mglmm import given
 from mglmm.answer import Answer
 from mglmm.config import Strict, override, parse, read_yaml
 from mglmm.eval import Predict, Query, Report, mean_mask_baseline, parts_report, score_parts
+from mglmm.eval.processes import Processes
 from mglmm.eval.report import Row
 from mglmm.eval.world import WorldConfig, evaluate_world
 from mglmm.grounder import Grounder
@@ -71,6 +72,7 @@ def evaluate(
     model: str = "bundled",
     beside: Sequence[str] = (),
     on_progress: Callable[[str], Progress] | None = None,
+    among: Processes | None = None,
 ) -> Report:
     """Score a checkpoint, and set others beside it.
 
@@ -78,6 +80,7 @@ def evaluate(
         model: the checkpoint to score: folder, run, hub name or `bundled`.
         beside: checkpoints whose scores stand in columns beside.
         on_progress: the name of a checkpoint -> who is told how far it is.
+        among: the processes that share the work; the report of the first is whole. This one alone by default.
 
     Raises:
         ValueError: a checkpoint or the data cannot be read.
@@ -86,25 +89,31 @@ def evaluate(
     names = {name_of(path): path for path in (model, *beside)}
     if len(names) < 1 + len(beside):
         raise ValueError(f"two of {', '.join((model, *beside))} are called alike; give checkpoints of different names")
-    score = score_world if isinstance(config, WorldEval) else score_photos
-    started = time.monotonic()
-    return score(cast(Any, config), names, on_progress or (lambda _: lambda _done, _total: None), started)
+    tell, started = on_progress or (lambda _: lambda _done, _total: None), time.monotonic()
+    among = among or Processes()
+    if isinstance(config, WorldEval):
+        return score_world(config, names, tell, started, among)
+    if among.count > 1:
+        raise ValueError(f"an evaluation of kind {config.kind} runs in one process; start it with mglmm eval")
+    return score_photos(config, names, tell, started)
 
 
-def score_world(config: WorldEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float) -> Report:
+def score_world(
+    config: WorldEval, names: Mapping[str, str], tell: Callable[[str], Progress], started: float, among: Processes
+) -> Report:
     """The held-out world; each further checkpoint is a column."""
     (first, path), *others = names.items()
     grounder, meta = load(path, config)
     check_regions(config, grounder, path)
-    told = limit_rows(config, grounder)
-    report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta)
+    told = limit_rows(config, grounder, among)
+    report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta, among=among)
     report = replace(report, rows=(*report.rows, *told))
     for name, path in others:
         grounder, _ = load(path, config)
         check_regions(config, grounder, path)
         plain = config.model_copy(update={"blind": False, "resamples": 0, "heads": ""})
-        scored = evaluate_world(grounder.predict, plain, on_progress=tell(name))
-        rows = (*scored.rows, *limit_rows(plain, grounder))
+        scored = evaluate_world(grounder.predict, plain, on_progress=tell(name), among=among)
+        rows = (*scored.rows, *limit_rows(plain, grounder, among))
         values = {(row.task, row.slice, row.metric): row.value for row in rows}
         rows = (
             replace(row, beside={**row.beside, name: values.get((row.task, row.slice, row.metric), float("nan"))})
@@ -121,8 +130,8 @@ def check_regions(config: WorldEval, grounder: Grounder, path: str) -> None:
         raise ValueError(f"{path} reads no regions, as the task region needs; leave it out: tasks=[{others}]")
 
 
-def limit_rows(config: WorldEval, grounder: Grounder) -> list[Row]:
-    """The rows of `mglmm.eval.limits`, where they are asked for."""
+def limit_rows(config: WorldEval, grounder: Grounder, among: Processes) -> list[Row]:
+    """The rows of `mglmm.eval.limits`, where they are asked for; the tasks are shared out among the processes."""
     from mglmm.eval.limits import TASKS, limits, load_semantic
 
     count, tasks = min(config.limits_count, config.count), [task for task in TASKS if task in config.tasks]
@@ -130,8 +139,13 @@ def limit_rows(config: WorldEval, grounder: Grounder) -> list[Row]:
         return []
 
     semantic = load_semantic(grounder.model, config.heads) if config.heads else None
-    asked = {"tasks": tasks, "count": count, "seed": config.seed, "size": config.size}
-    return limits(grounder.model, grounder.processor, **asked, semantic=semantic)
+    asked = {"count": count, "seed": config.seed, "size": config.size, "semantic": semantic}
+    own = [
+        (number, limits(grounder.model, grounder.processor, tasks=[task], **asked))
+        for number, task in enumerate(tasks)
+        if among.asks(number)
+    ]
+    return [row for _, rows in sorted(among.gather(own), key=lambda task: task[0]) for row in rows]
 
 
 def score_photos(

@@ -17,6 +17,7 @@ from mglmm.eval.calibration import Calibration
 from mglmm.eval.grounding import SIZES, WRONG, Grounding
 from mglmm.eval.iou import BoxAccuracy, RefSeg
 from mglmm.eval.metric import Metric
+from mglmm.eval.processes import Processes
 from mglmm.eval.protocol import Item, Predict, answered, blind
 from mglmm.eval.report import Report, Row, rows_of, versions
 from mglmm.eval.text import ExactMatch, RegionNaming, Vocabulary
@@ -212,6 +213,7 @@ def evaluate_world(
     *,
     on_progress: Callable[[int, int], None] | None = None,
     meta: Mapping[str, Any] | None = None,
+    among: Processes | None = None,
 ) -> Report:
     """Ask every task's held-out samples and score the answers.
 
@@ -220,27 +222,36 @@ def evaluate_world(
         config: what is asked, and how often.
         on_progress: called with (samples done, samples in all) after every batch.
         meta: what the report should remember of the model (checkpoint, steps).
+        among: the processes that share the batches; all get the report. This one alone by default.
 
     Raises:
         ValueError: the predictor gives another number of answers than it got queries, or masks of another size.
     """
-    scores, unseeing = Scores(), Scores()
+    among = among or Processes()
     predict_blind = blind(predict, config.blind_seed)
-    scenes: dict[int, None] = {}
+    found: list[tuple[int, Scores, Scores, list[int]]] = []  # of each batch: its number, what was scored, its scenes
     plan = {task: config.counts.get(task, config.count) for task in config.tasks}
-    done = 0
+    number = done = 0
     for task, count in plan.items():
         unasked = (count if config.blind_count is None else config.blind_count) if config.blind else 0
         for items in _batches(eval_samples(task, count, config.seed, config.size), config.batch_size):
-            for item, answer in answered(predict, items, config.batch_size):
-                scores.update(item, answer)
-                scenes.setdefault(int(item.sample.meta["scene_seed"]))
-            for item, answer in answered(predict_blind, items[:unasked], config.batch_size):
-                unseeing.update(item, answer)
+            if among.asks(number):
+                seeing, unseeing = Scores(), Scores()
+                for item, answer in answered(predict, items, config.batch_size):
+                    seeing.update(item, answer)
+                for item, answer in answered(predict_blind, items[:unasked], config.batch_size):
+                    unseeing.update(item, answer)
+                found.append((number, seeing, unseeing, [int(item.sample.meta["scene_seed"]) for item in items]))
             unasked -= len(items[:unasked])
+            number += 1
             done += len(items)
             if on_progress is not None:
                 on_progress(done, sum(plan.values()))
+    scores, unseeing, scenes = Scores(), Scores(), {}
+    for _, seen, noise, seeds in sorted(among.gather(found), key=lambda batch: batch[0]):
+        scores.merge(seen)
+        unseeing.merge(noise)
+        scenes |= dict.fromkeys(seeds)
     drawn = [make_scene(seed, config.size) for seed in scenes]
     return Report(
         title=f"Held-out world ({WORLD_VERSION}), free-running, {config.size} px, {len(drawn)} scenes",

@@ -1,10 +1,13 @@
 """The held-out world's table: a model that knows everything, one that says nothing, one that is blind."""
 
+import pickle
+
 import numpy as np
 import pytest
 
 from mglmm.config import parse
 from mglmm.eval.grounding import WRONG
+from mglmm.eval.processes import Processes
 from mglmm.eval.protocol import Item
 from mglmm.eval.report import Report
 from mglmm.eval.world import ENTRIES, Scores, WorldConfig, evaluate_world
@@ -54,6 +57,27 @@ def test_blind_stands_beside_and_silence_scores_nothing(report):
         assert (row.value, row.beside["blind"], row.count, row.headline) == (1, 0, CONFIG.count, True)
     assert report.row("present or absent", "N_acc").beside["blind"] == 1  # who says nothing rejects rightly
     assert report.row("present or absent", "T_acc").beside["blind"] == 0
+
+
+def test_two_processes_give_the_table_of_one(seeing, say_nothing, report):
+    """Each asks every other batch; what one hears of the other goes through a pickle, as between processes."""
+    asked, boxes = {0: 0, 1: 0}, {}
+
+    def share(rank, others):
+        def gather(found):
+            boxes[rank] = pickle.dumps(found)
+            return [*others, *found]
+
+        def predict(queries):
+            asked[rank] += len(queries)
+            return seeing(queries, say_nothing)
+
+        return evaluate_world(predict, CONFIG, meta={"checkpoint": "none"}, among=Processes(rank, 2, gather))
+
+    share(1, [])
+    whole = share(0, pickle.loads(boxes[1]))
+    assert whole.to_json() == report.to_json()
+    assert 0 < asked[0] < sum(asked.values()) == 2 * len(TASKS) * CONFIG.count
 
 
 def test_slices_partition_the_whole(report):
