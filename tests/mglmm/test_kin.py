@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mglmm.build import ModelConfig, build
-from mglmm.config import LossConfig, StageConfig
+from mglmm.config import LossConfig, StageConfig, parse
 from mglmm.detail import ImageLayers
 from mglmm.train.data import GroundingData
 from mglmm.train.grounding import GroundingTraining
@@ -55,6 +55,7 @@ def test_every_thing_weighs_alike_and_nothing_known_is_no_loss():
     target[0, 3, 0, 0], target[0, 3, 0, 3] = 2, 1  # one cell of another
     logits = torch.zeros(1, 4, 4, sum(ASKED.values()), requires_grad=True)
     kin_loss(logits, target).backward()
+    assert logits.grad is not None
     pull = logits.grad.abs().sum(-1)[0]
     assert pull[:3].sum() == pytest.approx(pull[3, 0]) and (pull[3, 1:] == 0).all()
     assert kin_right(logits, target) == 0
@@ -76,19 +77,22 @@ def test_image_tokens_see_each_other_in_both_directions():
 
 def test_the_head_teaches_the_layers(tiny_sizes):
     model, processor = build(ModelConfig(**tiny_sizes, image_layers=1))
-    torch.nn.init.normal_(model.image_layers.out.weight)
+    layers = model.image_layers
+    assert layers is not None
+    torch.nn.init.normal_(layers.out.weight)
     stage = {"name": "s", "max_steps": 1, "per_device_train_batch_size": 2, "train": {"projector": 1, "kin": 1}}
     sources = {"world": {"type": "world", "turns": 2, "size": 64, "tasks": {"panoptic": 1}}}
-    joint, _ = GroundingData(StageConfig(**stage, losses={"kin": 1}, sources=sources), processor, seed=0)(0)
+    config = parse(StageConfig, {**stage, "losses": {"kin": 1}, "sources": sources}, "test")
+    joint, _ = GroundingData(config, processor, seed=0)(0)
     training = GroundingTraining(model, LossConfig(kin=1.0), kin=KinHead(32))
     losses = training(joint)
     assert 0 <= losses["watch_size"] <= 1
     losses["kin"].backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.image_layers.blocks.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in layers.blocks.parameters())
 
 
 def test_loss_and_head_go_together():
     stage = {"name": "s", "max_steps": 1, "sources": {"w": {"type": "world"}}}
     for wrong in ({"losses": {"kin": 1}}, {"train": {"kin": 1}}):
         with pytest.raises(ValueError, match="losses.kin and the group kin under train"):
-            StageConfig(**stage, **wrong)
+            parse(StageConfig, {**stage, **wrong}, "test")
