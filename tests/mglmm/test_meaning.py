@@ -17,9 +17,9 @@ from mglmm_data.world.tasks import write
 from mglmm_data.world.vocabulary import CATEGORIES
 
 SIZE = 192
-WHOLE = (16_000_001, 16_000_003, 16_000_032)
+WHOLE = (16_000_001, 16_000_003, 16_000_010)
 """Scenes whose every object and ground is to be named and masked, and nothing else."""
-PRESENT_OR_ABSENT = (16_000_000, 16_000_001, 16_000_003)
+PRESENT_OR_ABSENT = (16_000_001, 16_000_002, 16_000_003)
 SWAPPED = (16_000_000, 16_000_001, 16_000_002)
 
 
