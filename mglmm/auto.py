@@ -38,8 +38,10 @@ def put_config(table: ModuleType) -> None:
         @classmethod
         def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
             from mglmm.model import Mglmm  # the model's room registers all classes
+            from mglmm.model_config import MglmmConfig
 
-            return Mglmm.config_class.from_dict(config_dict, **kwargs)
+            assert Mglmm.config_class is MglmmConfig
+            return MglmmConfig.from_dict(config_dict, **kwargs)
 
     if NAME not in table.CONFIG_MAPPING:
         table.AutoConfig.register(NAME, Config)
