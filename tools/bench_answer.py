@@ -55,14 +55,15 @@ class Uncached(Run):
 
     def start(self, images: ImageState, prompts: Sequence[Prompted]) -> None:
         (self.prompt,), self.images = prompts, images
-        self.ids = self.encoder.prefix().ids + self.prompt.ids
+        self.ids, self.said = self.encoder.prefix().ids + self.prompt.ids, []
         self.run_all()
 
     def advance(self, going: list[int], tokens: list[int]) -> None:
         if not going:
             self.active = []
             return
-        self.ids.append(tokens[0])
+        chosen = torch.tensor([[tokens[0]]], device=self.hidden.device)
+        self.said.append(self.read_back(self.model.get_input_embeddings()(chosen)))  # boxes are read back here, too
         self.run_all()
         (answer,) = self.out
         if self.model.config.read_offset == 0 and tokens[0] == self.encoder.ids.seg:
@@ -71,8 +72,12 @@ class Uncached(Run):
             self.active = []
 
     def run_all(self) -> None:
-        whole = torch.tensor([self.ids], device=self.images.tokens.device)
-        embeds = self.model.embed(whole, self.images.tokens, self.prompt.regions)
+        self.read(self.images.tokens)
+
+    def read(self, image_tokens: torch.Tensor) -> None:
+        """One pass over image, question and what has been said."""
+        asked = torch.tensor([self.ids], device=image_tokens.device)
+        embeds = torch.cat([self.model.embed(asked, image_tokens, self.prompt.regions), *self.said], 1)
         self.hidden = self.language(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
 
 
@@ -88,10 +93,7 @@ class Published(Uncached):
         llava = self.model.llava
         states = self.model.clip_states(self.clip_pixels)[cast(int, llava.config.vision_feature_layer)]
         patches = states[:, 1:] if llava.config.vision_feature_select_strategy == "default" else states
-        tokens = llava.model.multi_modal_projector(patches)
-        whole = torch.tensor([self.ids], device=tokens.device)
-        embeds = self.model.embed(whole, tokens, self.prompt.regions)
-        self.hidden = self.language(inputs_embeds=embeds, use_cache=False).last_hidden_state[:, -1]
+        self.read(llava.model.multi_modal_projector(patches))
 
 
 def exactly(grounder: Grounder, image: np.ndarray, length: int, published: bool) -> list[list[int]]:
