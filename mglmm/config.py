@@ -118,7 +118,7 @@ class StageConfig(Strict):
                 raise ValueError(
                     f"{name} name {sorted(unknown)}, which are not among the sources {sorted(self.sources)}"
                 )
-        if self.kind == "grounding" and (self.losses.kin > 0) != ("kin" in self.train):
+        if self.kind != "pixels" and (self.kind == "kin" or self.losses.kin > 0) != ("kin" in self.train):
             raise ValueError("losses.kin and the group kin under train (its head) go together; give both or neither")
         if self.multiplicities and (self.weights or self.temperature != 1):
             raise ValueError("multiplicities stand instead of weights and temperature; give one or the other")

@@ -9,7 +9,6 @@ RoIAlign: Mask R-CNN (arXiv:1703.06870) section 3, as mmcv 1.4.7 computes it wit
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -98,7 +97,7 @@ class GlammRegions(nn.Module):
         weights = {name: value.to(dtype) for name, value in self.body.named_parameters()}
         # Contiguous here and after RoIAlign: with channels last, bf16 convolutions sum in another order than upstream.
         inputs = ([level[used].contiguous() for level in maps], boxes.to(dtype), local, self.box_side, patch)
-        with bfloat16_arithmetic(maps[0].is_cuda) if dtype == torch.bfloat16 else contextlib.nullcontext():
+        with bfloat16_arithmetic(maps[0].is_cuda):
             return functional_call(self.body, weights, inputs)
 
 

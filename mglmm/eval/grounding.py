@@ -76,9 +76,14 @@ class Grounding(Metric):
                 said_words.append(self._words(phrase.text))
         nouns = [said[0] for said in said_words]
         overlaps = mask_iou(masks, gold)
-        self._count_gold(counts, gold, gold_nouns, overlaps, np.array([[p == g for g in gold_nouns] for p in nouns]))
-        self._count_wrong(counts, gold_words, said_words, overlaps)
-        self._count_predicted(counts, nouns, overlaps)
+        pairs = match(overlaps, self._threshold)
+        found = [(p, g) for p, g in pairs if overlaps[p, g] >= self._threshold]
+        same = np.array([[p == g for g in gold_nouns] for p in nouns])
+        self._count_gold(counts, gold, gold_nouns, overlaps, pairs, same)
+        self._count_predicted(counts, nouns, overlaps, {p for p, _ in found})
+        for p, g in found:
+            for name, one, other in zip(WRONG, said_words[p], gold_words[g], strict=True):
+                counts[f"{name}/{self._group(gold_nouns[g])}"] += one != other
         return counts
 
     def _gold(self, item: Item) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
@@ -107,9 +112,15 @@ class Grounding(Metric):
         counts["phrases_right"] += (gold & said).total()
 
     def _count_gold(
-        self, counts: Counter[str], gold: list[np.ndarray], nouns: list[str], overlaps: np.ndarray, same: np.ndarray
+        self,
+        counts: Counter[str],
+        gold: list[np.ndarray],
+        nouns: list[str],
+        overlaps: np.ndarray,
+        pairs: list[tuple[int, int]],
+        same: np.ndarray,
     ) -> None:
-        by_mask = {g: overlaps[p, g] for p, g in match(overlaps, self._threshold)}
+        by_mask = {g: overlaps[p, g] for p, g in pairs}
         by_noun = {
             g: overlaps[p, g] for p, g in match(overlaps, self._threshold, same.reshape(overlaps.shape).astype(bool))
         }
@@ -126,20 +137,7 @@ class Grounding(Metric):
             counts[f"named/{group}"] += named
             counts[f"named_iou/{group}"] += named_iou * named
 
-    def _count_wrong(
-        self,
-        counts: Counter[str],
-        gold: list[tuple[str, str, str]],
-        said: list[tuple[str, str, str]],
-        overlaps: np.ndarray,
-    ) -> None:
-        for p, g in match(overlaps, self._threshold):
-            if overlaps[p, g] >= self._threshold:
-                for name, one, other in zip(WRONG, said[p], gold[g], strict=True):
-                    counts[f"{name}/{self._group(gold[g][0])}"] += one != other
-
-    def _count_predicted(self, counts: Counter[str], nouns: list[str], overlaps: np.ndarray) -> None:
-        used = {p for p, g in match(overlaps, self._threshold) if overlaps[p, g] >= self._threshold}
+    def _count_predicted(self, counts: Counter[str], nouns: list[str], overlaps: np.ndarray, used: set[int]) -> None:
         for index, noun in enumerate(nouns):
             group = self._group(noun)
             covers = overlaps.shape[1] > 0 and overlaps[index].max() >= self._threshold

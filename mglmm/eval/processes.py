@@ -1,7 +1,7 @@
 """An evaluation in several processes: each asks every n-th batch, and the first puts all counts together, in order.
 
-`torchrun --nproc_per_node 2 tools/eval.py configs/eval/world.yaml` gives the table of one process to the last digit,
-intervals included: batches hold the same queries, and rows of counts stand in the same order.
+`torchrun --nproc_per_node 2 tools/eval.py configs/eval/world.yaml` gives the table of one process, intervals included,
+to the last digit where each has as many threads: batches hold the same queries, rows of counts stand in the same order.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from mglmm_data.sample import Sample
 from mglmm_data.world.scene import make_scene, statistics
 from mglmm_data.world.source import EVAL_SEED_START, WORLD_VERSION, eval_samples
 from mglmm_data.world.tasks import TASKS
-from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, STUFF
+from mglmm_data.world.vocabulary import CATEGORIES, COLORS, PART_NAMES, SIZE_WORDS, STUFF
 
 VOCABULARY = Vocabulary(
     {
@@ -34,7 +34,7 @@ VOCABULARY = Vocabulary(
         **dict.fromkeys(CATEGORIES, "thing"),
     },
     frozenset(COLORS),
-    frozenset({"small", "large"}),
+    frozenset(SIZE_WORDS),
 )
 Slicing = Literal["kind", "seen", "hard"]
 """`kind`: one slice for each kind of the task; `seen`: held-out colours and relations apart from the rest; `hard`:

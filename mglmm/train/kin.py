@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from mglmm.model import Mglmm
 from mglmm_data.sample import Sample
 from mglmm_data.world.scene import make_scene
-from mglmm_data.world.vocabulary import CATEGORIES, STUFF
+from mglmm_data.world.vocabulary import CATEGORIES, SIZE_WORDS, STUFF
 from sam_bridge.small import PATCH, SmallBridge
 
-SIZE_WORDS = ("", "small", "large")
+SIZES = ("", *SIZE_WORDS)
 MOST = 8
 """Things of a kind that are told apart by number; more count as so many."""
-ASKED = {"size": len(SIZE_WORDS), "count": MOST, "place": MOST}
+ASKED = {"size": len(SIZES), "count": MOST, "place": MOST}
 """What is asked of each cell, in the order of the last axis of the targets, and among how many answers."""
 UNKNOWN = -1
 
@@ -50,7 +50,7 @@ class Known:
     """A thing as far as it is known: which pixels of the picture it covers, and what it is called."""
 
     mask: np.ndarray  # bool[H, W]
-    size: str  # one of SIZE_WORDS
+    size: str  # one of SIZES
     kind: str
     number: int  # tells it from the others of the picture
 
@@ -68,7 +68,7 @@ def targets(things: Sequence[Known], whole: bool, side: int) -> np.ndarray:
     for index, thing in enumerate(things):
         rows, columns = (((np.arange(side) + 0.5) * length / side).astype(int) for length in thing.mask.shape)
         inside = thing.mask[np.ix_(rows, columns)]
-        out[inside, 0], out[inside, -1] = SIZE_WORDS.index(thing.size), thing.number
+        out[inside, 0], out[inside, -1] = SIZES.index(thing.size), thing.number
         if whole:
             out[inside, 1:-1] = min(kinds.count(thing.kind), MOST) - 1, min(kinds[:index].count(thing.kind), MOST - 1)
     return out
@@ -169,5 +169,5 @@ def kin_loss(logits: Tensor, target: Tensor) -> Tensor:
 def kin_right(logits: Tensor, target: Tensor) -> Tensor:
     """Share of cells whose size word is right, where it is known; 0 where none is."""
     known = target[..., 0] != UNKNOWN
-    right = known & (logits[..., : len(SIZE_WORDS)].argmax(-1) == target[..., 0])
+    right = known & (logits[..., : len(SIZES)].argmax(-1) == target[..., 0])
     return right.sum() / known.sum().clamp_min(1)

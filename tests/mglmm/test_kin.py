@@ -8,7 +8,7 @@ from mglmm.config import LossConfig, StageConfig, parse
 from mglmm.detail import ImageLayers
 from mglmm.train.data import GroundingData
 from mglmm.train.grounding import GroundingTraining
-from mglmm.train.kin import ASKED, SIZE_WORDS, UNKNOWN, KinHead, kin_loss, kin_of, kin_right
+from mglmm.train.kin import ASKED, SIZES, UNKNOWN, KinHead, kin_loss, kin_of, kin_right
 from mglmm_data.sample import Conversation, Region, Sample, Turn
 from mglmm_data.world.scene import make_scene
 from mglmm_data.world.source import World
@@ -28,7 +28,7 @@ def test_targets_say_what_the_scene_says(seed):
         inside = torch.from_numpy(scene.thing_mask(index)[at][:, at].copy())
         known |= inside
         size, count, place, _ = target[inside].unique(dim=0).squeeze(0).tolist()
-        assert SIZE_WORDS[size] == thing.size
+        assert SIZES[size] == thing.size
         assert count + 1 == kinds.count(thing.category)
         assert place == kinds[:index].count(thing.category)  # things stand from left to right
     assert ((target != UNKNOWN).all(-1) == known).all()

@@ -8,7 +8,7 @@ from numpy.random import Generator
 
 from mglmm_data.world import templates
 from mglmm_data.world.view import FLYING, Target, View, order, pick
-from mglmm_data.world.vocabulary import CATEGORIES, MAIN_COLORS, PARTS, STUFF, held_out
+from mglmm_data.world.vocabulary import CATEGORIES, MAIN_COLORS, PARTS, SIZE_WORDS, STUFF, held_out
 
 GROUNDS = tuple(name for name in STUFF if name not in ("sky", "mountain", "forest", "water"))
 """What things of several categories stand on: worth asking for, and never answered by the name alone."""
@@ -170,7 +170,7 @@ def absent(view: View, rng: Generator, kind: str) -> Expression | None:
 
 def sized(rng: Generator, name: str) -> str:
     """Now and then "small" or "large" before what is not there, as often as before what is."""
-    return f"{pick(rng, ('small', 'large'))} {name}" if rng.random() < 0.15 else name
+    return f"{pick(rng, SIZE_WORDS)} {name}" if rng.random() < 0.15 else name
 
 
 def _absent_attribute(view: View, rng: Generator) -> Expression | None:
@@ -180,7 +180,7 @@ def _absent_attribute(view: View, rng: Generator) -> Expression | None:
 
 def _absent_size(view: View, rng: Generator) -> Expression | None:
     """The other size of a colour that is there, a sized thing of another colour, or a category that is not there."""
-    size = pick(rng, ("small", "large"))
+    size = pick(rng, SIZE_WORDS)
     if rng.random() < 0.12:
         category = pick(rng, [name for name in CATEGORIES if name not in view.categories])
         return Expression(f"the {size} {category}", None)

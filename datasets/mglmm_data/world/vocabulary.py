@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "mushroom": ("cap", "spot", "stem"),
 }
 CATEGORIES: tuple[str, ...] = tuple(PARTS)
+SIZE_WORDS = ("small", "large")
 PART_NAMES: tuple[str, ...] = tuple(sorted({part for parts in PARTS.values() for part in parts}))
 STUFF: tuple[str, ...] = (
     "sky",
