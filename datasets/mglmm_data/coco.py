@@ -11,7 +11,8 @@ from __future__ import annotations
 import gc
 import os
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ from mglmm_data.telling import SERVED, Kind, Named, Split, make_split, near
 
 FOLDERS = ("", "JPEGImages", "images")
 """Where below the image root a file is looked for, before the json's own `path`."""
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without garbage collection, which would look through every row made so far, again and again, and find nothing."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class CocoSource(Annotated):
@@ -89,13 +102,8 @@ class CocoSource(Annotated):
         self.image_root = Path(image_root) if image_root is not None else self.json_path.parent / self.images
         self._listed: dict[str, frozenset[str]] = {}
         problems = Problems(on_error)
-        collecting = gc.isenabled()
-        gc.disable()  # it would look through every row made so far, again and again, and find nothing
-        try:
+        with undisturbed():
             table = Table(self.json_path, problems, self.further())
-        finally:
-            if collecting:
-                gc.enable()
         names = self.naming(list(table.categories.values()), rename or {})
         for name in (rename or {}).keys() | set(skip_categories) - {"_background_"}:
             if name not in table.categories.values():
@@ -121,9 +129,10 @@ class CocoSource(Annotated):
         )
         self._named, self._records, self._image_records = names, table.annotations, table.image_records
         self._category = array("i", [-1]) * len(table.annotations)
-        owner, counts = self._place(table, kept)
-        told = read_captions(Path(captions), table.places, problems) if captions else None
-        self._keep(table, owner, counts, told, make_split(split))
+        with undisturbed():
+            owner, counts = self._place(table, kept)
+            told = read_captions(Path(captions), table.places, problems) if captions else None
+            self._keep(table, owner, counts, told, make_split(split))
         self.check_further(problems)
 
     def further(self) -> Mapping[str, Callable[[Any], None]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from mglmm_data.reading import COCO_2014, SLACK, Problems, shown, take, take_id,
 CROWD, EMPTY = 1, 2
 """Bits of an annotation's state."""
 ANNOTATION = ("id", "image_id", "category_id")
+ids_of = itemgetter(*ANNOTATION)
 NUMBERS, ALL_IDS = frozenset((int, float)), frozenset((int, str))
 FEDERATED = ("neg_category_ids", "not_exhaustive_category_ids")
 """Of an image in LVIS's form: categories that annotators looked for in vain, and those not marked exhaustively."""
@@ -68,7 +70,8 @@ class Shape(NamedTuple):
             for polygon in segmentation:
                 _check_polygon(polygon)
             if segmentation:
-                (left, right), (top, bottom) = (_reach([p[axis::2] for p in segmentation]) for axis in (0, 1))
+                left, right = _reach(segmentation, 0)
+                top, bottom = _reach(segmentation, 1)
                 nearest, far = (left, top), (right, bottom)
         else:
             raise ValueError(f"its segmentation is {type(segmentation).__name__}, not polygons or an RLE")
@@ -85,13 +88,18 @@ def _touches(x1: float, y1: float, x2: float, y2: float, size: Size) -> bool:
     return x1 < size[1] and y1 < size[0] and x2 > 0 and y2 > 0
 
 
-def _reach(lines: Sequence[Sequence[float]]) -> tuple[float, float]:
+def _reach(polygons: Sequence[Sequence[float]], axis: int) -> tuple[float, float]:
     """Along one axis, the largest least and the smallest greatest coordinate of polygons; see `Shape`."""
     near, far = -math.inf, math.inf
-    for line in lines:
+    for polygon in polygons:
+        line = polygon[axis::2]
         least, most = min(line), max(line)
-        slack = SLACK if most - least <= SLACK else 0.0
-        near, far = max(near, least - slack), min(far, most + slack)
+        if most - least <= SLACK:
+            least, most = least - SLACK, most + SLACK
+        if least > near:
+            near = least
+        if most < far:
+            far = most
     return near, far
 
 
@@ -167,7 +175,10 @@ class Table:
         self.categories[name] = text_of(take_line(record, "name"))
 
     def _annotation(self, record: Any, start: int, end: int) -> None:
-        name, image, category = (record.get(key) for key in ANNOTATION) if isinstance(record, dict) else (None,) * 3
+        try:
+            name, image, category = ids_of(record)
+        except (KeyError, TypeError):
+            name = image = category = None
         if not type(name) is type(image) is type(category) is int:
             name, image, category = (take_id(record, key) for key in ANNOTATION)
         if "segmentation" not in record:

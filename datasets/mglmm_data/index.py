@@ -8,6 +8,7 @@ latin-1, in which a character is a byte: the structure of a UTF-8 json is ASCII,
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ import numpy as np
 
 from mglmm_data.reading import Problems
 
-SPACE = " \t\n\r"
+SPACE = re.compile(r"[ \t\n\r]*").match
+COMMA = re.compile(r"[ \t\n\r]*,[ \t\n\r]*").match
 LEFT_OUT = object()
 
 
@@ -134,21 +136,21 @@ def walk(
     bad: list[str] = []
     scan = json.JSONDecoder(parse_constant=bad.append).raw_decode
 
-    def value(at: int, where: str) -> tuple[Any, int]:
+    def value(at: int, name: str, number: int | None = None) -> tuple[Any, int]:
         try:
             found, end = scan(text, at)
         except (json.JSONDecodeError, RecursionError) as error:
-            raise _cut(path, where, str(error)) from error
+            raise _cut(path, _where(name, number), str(error)) from error
+        if not bad and not at <= foreign < end:
+            return found, end
         wrong = f"{bad[0]}, which is no number" if bad else ""
         if at <= foreign < end:
             wrong = f"text that is not UTF-8 (byte {foreign}); save the file as UTF-8"
         bad.clear()
-        if wrong:
-            name = f" (id {found['id']})" if isinstance(found, dict) and "id" in found else ""
-            with problems.at(f"{path}: {where}{name}"):
-                raise ValueError(f"it holds {wrong}")
-            return LEFT_OUT, end
-        return found, end
+        told = f" (id {found['id']})" if isinstance(found, dict) and "id" in found else ""
+        with problems.at(f"{path}: {_where(name, number)}{told}"):
+            raise ValueError(f"it holds {wrong}")
+        return LEFT_OUT, end
 
     start = _skip(text, 3 if text.startswith("\xef\xbb\xbf") else 0)
     if text[start : start + 1] == "[":
@@ -177,25 +179,33 @@ def walk(
 
 
 def _elements(
-    path: Path, text: str, key: str, at: int, value: Callable[[int, str], tuple[Any, int]]
+    path: Path, text: str, key: str, at: int, value: Callable[[int, str, int], tuple[Any, int]]
 ) -> Iterator[tuple[str, int, int, Any]]:
     """The elements of the list that begins at `at`; returns (`yield from`) the place behind it."""
     name, number, key = key or "record", 0, text_of(key)
     at = _skip(text, at + 1)
     while text[at : at + 1] != "]":
-        found, end = value(at, f"{name}[{number}]")
+        found, end = value(at, name, number)
         if found is not LEFT_OUT:
             yield key, at, end, found
-        at, number = _skip(text, end), number + 1
-        if text[at : at + 1] != "]":
-            at = _expect(path, text, at, ",", f"after {name}[{number - 1}]")
+        if comma := COMMA(text, end):
+            at = comma.end()
+        else:
+            at = _skip(text, end)
+            if text[at : at + 1] != "]":
+                _expect(path, text, at, ",", f"after {_where(name, number)}")
+        number += 1
     return at + 1
 
 
+def _where(name: str, number: int | None) -> str:
+    return name if number is None else f"{name}[{number}]"
+
+
 def _skip(text: str, at: int) -> int:
-    while text[at : at + 1] and text[at] in SPACE:
-        at += 1
-    return at
+    found = SPACE(text, at)
+    assert found  # it fits everywhere
+    return found.end()
 
 
 def _expect(path: Path, text: str, at: int, sign: str, where: str) -> int:
