@@ -18,7 +18,7 @@ from mglmm.config import StageConfig
 from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
 from mglmm.train.grounding import Joint
-from mglmm.train.kin import kin_of
+from mglmm.train.kin import kin_of, world_label
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.batches import Extent, plan
 from mglmm_data.images import as_large_as
@@ -156,29 +156,15 @@ class GroundingData:
 def attributes_of(batch: Batch, samples: list[Sample]) -> dict[str, Tensor]:
     """What each `[SEG]` of a batch should find, read from the labels of world regions.
 
-    Labels are "[size] color category", "color stuff" or "color part of the [size] color category".
-
     Raises:
         ValueError: a label is not of the world; distillation needs world samples.
     """
-    noun, part, color = [], [], []
-    for image, index in batch.target_regions:
-        region = samples[image].regions[index]
-        words, _, owner = region.label.partition(" of the ")
-        head = words.split()
-        whole = (owner or words).split()
-        if not head or whole[-1] not in NOUNS:
-            raise ValueError(
-                f"region label {region.label!r} of {samples[image].id} is not of the world; set distill: 0"
-            )
-        noun.append(NOUNS.index(whole[-1]))
-        part.append(PARTS.index(head[-1]) if owner else 0)
-        named = [word for word in (head if not owner else head[:-1]) if word in COLOR_NAMES]
-        color.append(COLOR_NAMES.index(named[0]) if named else 0)
+    labels = [(samples[image].id, samples[image].regions[index].label) for image, index in batch.target_regions]
+    found = [world_label(label, where, "distill") for where, label in labels]
     return {
-        "noun": torch.tensor(noun, dtype=torch.long),
-        "part": torch.tensor(part, dtype=torch.long),
-        "color": torch.tensor(color, dtype=torch.long),
+        "noun": torch.tensor([NOUNS.index(each.noun) for each in found], dtype=torch.long),
+        "part": torch.tensor([PARTS.index(each.part) for each in found], dtype=torch.long),
+        "color": torch.tensor([COLOR_NAMES.index(each.color) for each in found], dtype=torch.long),
         "box": torch.nan_to_num(cast(Tensor, batch.target_boxes)),
     }
 

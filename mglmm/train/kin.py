@@ -20,9 +20,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mglmm.model import Mglmm
+from mglmm.train.pretrain import first_scene
 from mglmm_data.sample import Sample
 from mglmm_data.world.scene import make_scene
-from mglmm_data.world.vocabulary import CATEGORIES, SIZE_WORDS, STUFF
+from mglmm_data.world.vocabulary import CATEGORIES, SIZE_WORDS, Described, described
 from sam_bridge.small import PATCH, SmallBridge
 
 SIZES = ("", *SIZE_WORDS)
@@ -90,17 +91,28 @@ def kin_of(samples: Sequence[Sample], side: int) -> Tensor:
 
 
 def things_of(sample: Sample) -> list[Known]:
-    """The whole things of a world sample that its answers speak of, from left to right."""
+    """The whole things of a world sample that its answers speak of, from left to right.
+
+    Raises:
+        ValueError: a region's label is not of the world.
+    """
     out = []
     for index, region in enumerate(sample.regions):
-        words = region.label.split()
-        if words and words[-1] not in (*CATEGORIES, *STUFF):
-            raise ValueError(f"region label {region.label!r} of {sample.id} is not of the world; set kin: 0")
-        if words and words[-1] in CATEGORIES and "of" not in words and region.bounds is not None:
+        if not region.label:  # asked about, not spoken of
+            continue
+        label = world_label(region.label, sample.id, "kin")
+        if label.noun in CATEGORIES and not label.part and region.bounds is not None:
             middle = (region.bounds[0] + region.bounds[2]) / 2
-            size = words[0] if words[0] in SIZE_WORDS else ""
-            out.append((middle, Known(region.mask, size, words[-1], index)))
+            out.append((middle, Known(region.mask, label.size, label.noun, index)))
     return [thing for _, thing in sorted(out, key=lambda each: each[0])]
+
+
+def world_label(label: str, where: str, loss: str) -> Described:
+    """A region's label taken apart, for a loss that is of the world alone."""
+    try:
+        return described(label)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}; set losses.{loss}: 0 for other data") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +138,7 @@ class KinData:
         first = (step * world_size + rank) * self.batch_size
         pixels, target = [], []
         for index in range(first, first + self.batch_size):
-            scene = make_scene(self.seed * 1_000_003 % 5_000_000 + index, self.side, held_out="avoid")
+            scene = make_scene(first_scene(self.seed) + index, self.side, held_out="avoid")
             things = [Known(scene.thing_mask(k), t.size, t.category, k) for k, t in enumerate(scene.things)]
             pixels.append(scene.image.transpose(2, 0, 1))
             target.append(targets(things, True, self.side // PATCH * 2))

@@ -257,6 +257,11 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
     }  # type: ignore[return-value]
 
 
+def first_scene(seed: int) -> int:
+    """The seed of the first scene that a run sees in pixels and kin stages: runs of other seeds see other scenes."""
+    return seed * 1_000_003 % 5_000_000
+
+
 @dataclass(frozen=True)
 class PixelData:
     """step -> `PixelBatch`, deterministic by seed; scenes are drawn on the fly."""
@@ -272,7 +277,7 @@ class PixelData:
         rows = []
         for index in range(first, first + self.batch_size):
             rng = np.random.default_rng((self.seed, index))
-            scene = make_scene(self.seed * 1_000_003 % 5_000_000 + index, int(rng.choice(self.sizes)), held_out="avoid")
+            scene = make_scene(first_scene(self.seed) + index, int(rng.choice(self.sizes)), held_out="avoid")
             rows.append(scene_example(scene, rng, self.side, self.prompts))
         joined = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
         dense: list[Any] = [

@@ -45,7 +45,7 @@ def test_only_the_world_has_kin():
     wug = Sample(
         torch.zeros(8, 8, 3, dtype=torch.uint8).numpy(), (Region((8, 8), box=(1, 1, 5, 5), label="red wug"),), (turn,)
     )
-    with pytest.raises(ValueError, match="region label 'red wug' of .* is not of the world; set kin: 0"):
+    with pytest.raises(ValueError, match="region label 'red wug' is not of the world, .*; set losses.kin: 0"):
         kin_of([wug], 4)
 
 

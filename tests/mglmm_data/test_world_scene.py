@@ -7,6 +7,8 @@ import pytest
 
 from mglmm_data.world import vocabulary as words
 from mglmm_data.world.scene import Scene, dense_targets, make_scene, statistics
+from mglmm_data.world.source import World
+from mglmm_data.world.vocabulary import described
 
 FIRST = 10_000_000  # seeds of evaluation
 
@@ -183,3 +185,19 @@ def test_part_that_is_not_there(scenes):
         scenes[0].part_mask(0, "propeller")
     with pytest.raises(ValueError, match="mauve car is not of the world"):
         words.held_out("car", "mauve")
+
+
+def test_labels_of_the_world_come_apart_and_others_are_named():
+    assert described("large red car") == ("car", "red", "large", "")
+    assert described("gray road") == ("road", "gray", "", "")
+    assert described("black wheel of the small red car") == ("car", "black", "", "wheel")
+    for label in ("", "red wug", "car", "blurry car", "red red car", "red wug of the car", "red wheel of the wug"):
+        with pytest.raises(ValueError, match=f"region label '{label}' is not of the world, as 'large red car'"):
+            described(label)
+
+
+def test_every_label_of_the_world_can_be_taken_apart():
+    source = World(size=96)
+    labels = {region.label for index in range(20) for region in source.sample(index).regions}
+    parts = [described(label) for label in labels if label]
+    assert {bool(found.part) for found in parts} == {bool(found.size) for found in parts} == {True, False}

@@ -3,6 +3,8 @@
 Names here are what a tokenizer is trained on and what checkpoints count by; their order is part of the format.
 """
 
+from typing import NamedTuple
+
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (206, 42, 46),
     "orange": (240, 134, 30),
@@ -153,3 +155,31 @@ def held_out(category: str, color: str) -> bool:
     if category not in PARTS or color not in COLORS:
         raise ValueError(f"{color} {category} is not of the world; use a name of COLORS and one of CATEGORIES")
     return (category, color) in HELD_OUT
+
+
+class Described(NamedTuple):
+    """What the label of a region says; "" where it says nothing."""
+
+    noun: str
+    color: str
+    size: str = ""
+    part: str = ""
+
+
+def described(label: str) -> Described:
+    """A label taken apart: "[size] color category", "color stuff" or "color part of the [size] color category".
+
+    Colour and size are those of what the label is of: of a part, not of its owner.
+
+    Raises:
+        ValueError: the label is not of the world.
+    """
+    head, _, owner = label.partition(" of the ")
+    words = head.split()
+    noun = (owner or head).split()[-1:]
+    size = words.pop(0) if words and not owner and words[0] in SIZE_WORDS else ""
+    if len(words) != 2 or words[0] not in COLORS or (owner and words[1] not in PART_NAMES):
+        noun = []
+    if not noun or noun[0] not in (*CATEGORIES, *STUFF):
+        raise ValueError(f"region label {label!r} is not of the world, as 'large red car' or 'red roof of the car' is")
+    return Described(noun[0], words[0], size, words[1] if owner else "")
