@@ -116,11 +116,12 @@ class PixelPretraining(nn.Module):
         trained = any(parameter.requires_grad for parameter in self.bridge.encoder.parameters())
         with contextlib.nullcontext() if trained else torch.no_grad():
             features = self.bridge.encode(self.bridge.normalise(batch.pixels))
-        losses = self.dense(features, batch) if trained else {}
+        asked = trained or any(parameter.requires_grad for parameter in self.heads.parameters())
+        losses = self.dense(features, batch) if asked else {}
         return {**losses, **self.masks(features, batch)}
 
     def dense(self, features: Features, batch: PixelBatch) -> dict[str, Tensor]:
-        """Losses of the dense maps; only where the encoder trains."""
+        """Losses of the dense maps; only where the encoder or the heads over them train."""
         assert features.tokens is not None
         fine, token = self.heads(features.tokens, features.skips[1])
         losses = {f"fine_{name}": value for name, value in dense_losses(fine, batch.fine, self.heads.sizes).items()}

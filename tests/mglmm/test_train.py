@@ -96,6 +96,17 @@ def test_resuming_gives_the_same_losses_and_weights(make):
     assert config.trained_on == ["pixels", "kin", "words"] and config.world_version
 
 
+def test_heads_learn_over_an_encoder_that_holds_still(make):
+    trainer = make("run", {**PIXELS, "max_steps": 2, "train": {"heads": 1, "semantic": 1}})
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    heads = {key: value.clone() for key, value in loop.heads_state(trainer.pixels).items()}
+    trainer.run()
+    after = loop.heads_state(trainer.pixels)
+    assert same(before, trainer.model.state_dict())
+    assert {"fine_noun", "token_box", "bce"} <= log(trainer)[0].keys()
+    assert all(not torch.equal(value, after[key]) for key, value in heads.items() if key.endswith("weight"))
+
+
 def test_kin_needs_layers_to_teach(make, tiny_checkpoint):
     with pytest.raises(ValueError, match="stage 'kin' is of kind kin, for the small backbone with image_layers"):
         make("run", KIN, model=str(tiny_checkpoint))
