@@ -103,24 +103,26 @@ def score_world(
 ) -> Report:
     """The held-out world; each further checkpoint is a column."""
     (first, path), *others = names.items()
-    grounder, meta = load(path, config)
-    check_regions(config, grounder, path)
-    told = limit_rows(config, grounder, among)
-    report = evaluate_world(grounder.predict, config, on_progress=tell(first), meta=meta, among=among)
-    report = replace(report, rows=(*report.rows, *told))
+    report = score_one(config, path, tell(first), among)
     for name, path in others:
-        grounder, _ = load(path, config)
-        check_regions(config, grounder, path)
         plain = config.model_copy(update={"blind": False, "resamples": 0, "heads": ""})
-        scored = evaluate_world(grounder.predict, plain, on_progress=tell(name), among=among)
-        rows = (*scored.rows, *limit_rows(plain, grounder, among))
-        values = {(row.task, row.slice, row.metric): row.value for row in rows}
+        scored = score_one(plain, path, tell(name), among)
+        values = {(row.task, row.slice, row.metric): row.value for row in scored.rows}
         rows = (
             replace(row, beside={**row.beside, name: values.get((row.task, row.slice, row.metric), float("nan"))})
             for row in report.rows
         )
         report = replace(report, rows=tuple(rows))
     return replace(report, meta={**report.meta, "seconds": round(time.monotonic() - started, 1)})
+
+
+def score_one(config: WorldEval, path: str, told: Progress, among: Processes) -> Report:
+    """A checkpoint alone; it leaves the memory with this call."""
+    grounder, meta = load(path, config)
+    check_regions(config, grounder, path)
+    limits = limit_rows(config, grounder, among)
+    report = evaluate_world(grounder.predict, config, on_progress=told, meta=meta, among=among)
+    return replace(report, rows=(*report.rows, *limits))
 
 
 def check_regions(config: WorldEval, grounder: Grounder, path: str) -> None:
@@ -134,14 +136,15 @@ def limit_rows(config: WorldEval, grounder: Grounder, among: Processes) -> list[
     """The rows of `mglmm.eval.limits`, where they are asked for; the tasks are shared out among the processes."""
     from mglmm.eval.limits import TASKS, limits, load_semantic
 
-    count, tasks = min(config.limits_count, config.count), [task for task in TASKS if task in config.tasks]
-    if not count or not tasks:
+    tasks = [task for task in TASKS if task in config.tasks]
+    if not config.limits_count or not tasks:
         return []
 
     semantic = load_semantic(grounder.model, config.heads) if config.heads else None
-    asked = {"count": count, "seed": config.seed, "size": config.size, "semantic": semantic}
+    counts = {task: min(config.limits_count, config.counts.get(task, config.count)) for task in tasks}
+    asked = {"seed": config.seed, "size": config.size, "semantic": semantic}
     own = [
-        (number, limits(grounder.model, grounder.processor, tasks=[task], **asked))
+        (number, limits(grounder.model, grounder.processor, tasks=[task], count=counts[task], **asked))
         for number, task in enumerate(tasks)
         if among.asks(number)
     ]
@@ -161,6 +164,7 @@ def score_photos(
         meta = meta or facts
         counted = counting(grounder.predict, tell(name), len(validation))
         scored[name] = score_parts(counted, samples_of(validation), parts, batch_size=config.batch_size)
+        del grounder, counted  # before the next is loaded
     (_, main), *others = scored.items()
     baseline = mean_mask_baseline(samples_of(train), samples_of(validation), parts)
     meta |= {"config": config.model_dump(mode="json"), "seconds": round(time.monotonic() - started, 1)}

@@ -121,6 +121,11 @@ class Run:
         silent = [index for index in silent if index < rows]
         self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
         self.refusal = encoder.literal.encode(REFUSAL)[0]
+        if form.published and options.no_target_threshold != 0.5:
+            raise ValueError(
+                f"no_target_threshold is {options.no_target_threshold}: it weighs answers that begin with "
+                f"{REFUSAL!r}, as checkpoints of this project do; this one was published by others, leave it at 0.5"
+            )
         scale, bias = model.config.refusal or (1.0, 0.0)
         self.shift = (bias + math.log(1 / options.no_target_threshold - 1)) / scale
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
@@ -249,7 +254,7 @@ class Run:
         self.active = [self.active[slot] for slot in slots]
 
     def choose(self) -> tuple[list[int], list[float]]:
-        """A token and its log-probability (of the unrestricted distribution) for each running row."""
+        """A token for each running row, and its log-probability before grammar, threshold and temperature."""
         logits = self.model.llava.lm_head(self.hidden).float()
         logits[:, self.banned.to(logits.device)] = -torch.inf
         logprobs = logits.log_softmax(-1)

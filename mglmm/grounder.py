@@ -127,7 +127,8 @@ class Grounder:
             regions: parts of the image that the question is about, in its pixels.
 
         Raises:
-            ValueError: the image cannot be read, the prompt is empty, or a region lies outside the image.
+            ValueError: the image cannot be read, the prompt is empty or too long for the model's context, a region
+                lies outside the image, or the model reads no regions.
         """
         return self.ask_many([(image, prompt, regions)], options)[0]
 

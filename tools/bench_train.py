@@ -2,7 +2,7 @@
 
 `python tools/bench_train.py [--model CONFIG.yaml|bundled|FOLDER] [--quick]` trains on the same conversations both ways,
 side by side in one run, and prints conversations a second and their ratio for 1, 3, 6 and 10 conversations an image.
-A step is forward and backward of the second stage of `configs/train/world.yaml`: the encoder is frozen. Both ways give
+A step is forward and backward with LISA's losses over a frozen encoder. Both ways give
 the same token losses (see `tests/mglmm/test_model.py`), and decode as many masks.
 """
 

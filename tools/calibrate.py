@@ -103,6 +103,8 @@ def fit_refusals(grounder: Listening, count: int) -> list[float]:
     grounder.options = options
     odds, wrong = np.clip(grounder.odds, -30, 30), np.array(absent)
     scale, bias = fit(odds[:, None], wrong)
+    if scale <= 0:
+        raise SystemExit(f"the odds of a refusal tell nothing (scale {scale:.3f}); train further, nothing was written")
     for name, shift in (("as it is", 0.0), ("calibrated", bias / scale)):
         refused = odds + shift > 0
         print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")

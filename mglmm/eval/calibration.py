@@ -22,7 +22,7 @@ BINS = 10
 class Calibration(Metric):
     """ECE, mean confidence, accuracy, and for each bin `confidence/0.7`, `accuracy/0.7`, `share/0.7` (its lower end).
 
-    Instances without a mask (boxes) are not counted.
+    Counted are instances with a mask, of answers whose scores are probabilities (`Answer.score_kind`).
     """
 
     columns = tuple(f"{name}/{bin}" for name in ("count", "score", "right") for bin in range(BINS))
@@ -59,7 +59,9 @@ class Calibration(Metric):
 
 
 def judged(item: Item, answer: Answer, vocabulary: Vocabulary) -> list[tuple[float, bool]]:
-    """(score, is it right) of every instance that has a mask, in reading order."""
+    """(score, is it right) of every instance with a mask, in reading order; none where scores are no probabilities."""
+    if answer.score_kind != "probability":
+        return []
     said = [
         (check_size(instance.mask, item.sample.size), vocabulary.head(phrase.text), instance.score)
         for phrase in answer.phrases

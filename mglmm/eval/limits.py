@@ -77,7 +77,9 @@ def measure(
     model: Mglmm, processor: MglmmProcessor, samples: list[Sample], semantic: SemanticPrompt | None
 ) -> tuple[list[float], list[float], tuple[float, int]]:
     """IoU of every region of the true answers, told and by the oracle, and (cross-entropy, tokens)."""
-    batch, _ = processor.batch(samples)
+    batch, left_out = processor.batch(samples)
+    if left_out:
+        raise ValueError(f"{left_out} true answers of {samples[0].id} to {samples[-1].id} do not fit into the context")
     out = model(batch.to(model.device))
     told = list(overlaps(out.mask_logits, batch, samples))
     oracle: list[float] = []

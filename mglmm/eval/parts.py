@@ -25,6 +25,8 @@ from mglmm_data.sample import Conversation, Sample
 
 GRID = 128
 """Side of the square on which mean masks are averaged, cells."""
+ASKED = ("fine", "panoptic")
+"""Tasks whose answers name and ground every part, or every class."""
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
@@ -152,25 +154,27 @@ def mean_mask_baseline(
 
 
 def score_parts(predict: Predict, samples: Iterable[Sample], names: Sequence[str], *, batch_size: int = 8) -> PartsIou:
-    """Ask for the parts of every sample (its `fine` conversation) and score the answers.
+    """Ask for the parts or classes of every sample (its `fine` or `panoptic` conversation) and score the answers.
 
     Raises:
-        ValueError: a sample has no conversation whose task is `fine`.
+        ValueError: a sample has no such conversation.
     """
     metric = PartsIou(names)
-    items = (Item(sample, _fine(sample)) for sample in samples)
+    items = (Item(sample, naming(sample)) for sample in samples)
     for item, answer in answered(predict, items, batch_size):
         metric.update(item, answer)
     return metric
 
 
-def _fine(sample: Sample) -> Conversation:
+def naming(sample: Sample) -> Conversation:
+    """The conversation whose answer names and grounds everything."""
     for conversation in sample.conversations:
-        if conversation.task == "fine":
+        if conversation.task in ASKED:
             return conversation
     found = [conversation.task for conversation in sample.conversations]
     raise ValueError(
-        f"{sample.id}: no conversation asks for parts (tasks {found}); give the source `tasks: {{fine: 1}}`"
+        f"{sample.id}: no conversation asks for parts or classes (tasks {found}); give the source "
+        "`tasks: {fine: 1}` (parts of an object) or `tasks: {panoptic: 1}`"
     )
 
 

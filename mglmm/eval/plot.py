@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reliability(report: Report, task: str = "confidence") -> bytes:
-    """A PNG: accuracy of each bin of confidence against the diagonal, and how many instances each bin holds.
+    """A PNG: accuracy of each bin of confidence against the diagonal, and what share of the instances each bin holds.
 
     Source of the form: Guo et al., "On Calibration of Modern Neural Networks" (arXiv:1706.04599), figure 1.
 
@@ -43,7 +43,7 @@ def reliability(report: Report, task: str = "confidence") -> bytes:
         )
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="right (mask IoU ≥ 0.5, right noun)")
     top.set_title(
-        f"{report.title}\nECE {error.value:.3f} [{error.low:.3f}, {error.high:.3f}], n = {error.count}", fontsize=8
+        f"{report.title}\nECE {error.value:.3f} [{error.low:.3f}, {error.high:.3f}], {error.count} answers", fontsize=8
     )
     top.legend(loc="upper left", fontsize=8, frameon=False)
     bottom.set(xlabel="confidence", ylabel="share")

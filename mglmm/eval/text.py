@@ -57,10 +57,6 @@ class Vocabulary:
             index += length or 1
         return found
 
-    def group(self, phrase: str) -> str:
-        """The group of the phrase's head noun; "" when it is not known."""
-        return self.groups.get(self.head(phrase), "")
-
     def color(self, phrase: str) -> str:
         """The first colour word; "" when there is none."""
         return next((word for word in words(phrase) if word in self.colors), "")

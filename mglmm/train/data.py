@@ -136,7 +136,7 @@ class GroundingData:
         return samples, problems
 
     def shown(self, count: int) -> list[Sample]:
-        """The first samples that can be read, to be looked at."""
+        """Those of the first `count` draws that can be read, to be looked at."""
         return self._draw(range(count), whole=True)[0]
 
     def _extent(self, sample: Sample) -> Extent:

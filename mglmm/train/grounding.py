@@ -140,7 +140,7 @@ def mask_losses(out: Output, batch: Batch) -> dict[str, Tensor]:
 
 def quality_loss(out: Output, batch: Batch) -> Tensor:
     """Squared error of the predicted IoU against what the mask really has, at the decoder's size."""
-    if not len(out.mask_logits) or batch.originals:
+    if not len(out.mask_logits):
         return out.masks.scores.sum() * 0
     inside, wanted = out.mask_logits.detach() > 0, batch.mask_targets > 0.5
     iou = (inside & wanted).sum((1, 2)) / (inside | wanted).sum((1, 2)).clamp_min(1)

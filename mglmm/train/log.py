@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,17 +39,25 @@ class Log:
         config: the recipe.
         is_main: whether this process writes; the others only take the same calls.
         console: where lines go, stderr by default; the bar is shown only where that is a terminal.
+        found: what earlier sessions of the run could not read -> how often.
 
     Raises:
         ValueError: wandb is asked for and not installed, or `wandb_id.txt` is damaged.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, is_main: bool, console: Console | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        config: TrainConfig,
+        is_main: bool,
+        console: Console | None = None,
+        found: Mapping[str, int] | None = None,
+    ):
         self.config, self.is_main, self.folder = config, is_main, folder
         self.sums: dict[str, float] = {}
         self.count = 0
         self.wandb: Any = None
-        self.found: dict[str, int] = {}
+        self.found: dict[str, int] = {**(found or {})}
         """What could not be read and was left out -> how often."""
         ends = accumulate(stage.max_steps for stage in config.stages)
         self.before = {stage.name: end - stage.max_steps for stage, end in zip(config.stages, ends, strict=True)}

@@ -36,6 +36,8 @@ from sam_bridge.small import SmallBridge
 
 NUM_SHOWN = 4
 """Answers in a panel."""
+SPREAD_OVER = ("NO", "MULTI_GPU", "MULTI_CPU")
+"""Kinds of accelerate's `distributed_type` that recipes run under."""
 
 
 class Trainer:
@@ -51,13 +53,14 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, name: str):
         from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+        from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, parse_flag_from_env
 
         self.config = config
         self.folder = Path(config.output_dir) if config.output_dir else runs_dir() / name
         if config.num_threads:
             torch.set_num_threads(config.num_threads)
-        cuda, several = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", "1")) > 1
+        cuda = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
             cpu=not cuda,
             mixed_precision="bf16" if config.bf16 and has_bf16(cuda) else "no",
@@ -76,13 +79,15 @@ class Trainer:
         self.kin = KinHead(self.model.config.language().hidden_size)
         self.stage_index, self.step = 0, 0
         self.left_out, self.told = 0, ""
+        self.found: dict[str, int] = {}
+        """What earlier calls could not read -> how often."""
         self.optimizers: list[Optimizer] = []
         """Of the stage under way."""
         self.saved_optimizers: list[dict[str, Any]] | None = None
         """States that the stage's optimizers go on from."""
         self.resume()
         self.check()
-        self.log = Log(self.folder, config, self.accelerator.is_main_process)
+        self.log = Log(self.folder, config, self.accelerator.is_main_process, found=self.found)
         if self.told:
             self.log.say(self.told)
         if config.bf16 and not has_bf16(cuda):
@@ -115,7 +120,8 @@ class Trainer:
     def run_stage(self, stage: StageConfig) -> Iterator[int]:
         """The steps of one stage from `self.step` on; yields after each."""
         module, data, groups, weights = self.stage_parts(stage)
-        self.log.problems(getattr(data, "problems", ()))
+        if not self.step:
+            self.log.problems(getattr(data, "problems", ()))
         optimizers = build_optimizers(groups, stage)
         if self.saved_optimizers is not None:
             restore(optimizers, self.saved_optimizers)
@@ -164,7 +170,7 @@ class Trainer:
             if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
                 raise ValueError(
                     f"stage {stage.name!r}, step {step}: loss {totals['loss']}, gradient norm {norm}; "
-                    "lower learning_rate or raise warmup_steps, then resume from the last checkpoint"
+                    f"begin another run (output_dir) from {self.folder / 'last' / 'model'} with a lower learning_rate"
                 )
             for optimizer in optimizers:
                 optimizer.step()
@@ -185,7 +191,8 @@ class Trainer:
         from mglmm.train.panel import draw_panel
 
         samples = data.shown(NUM_SHOWN)
-        self.log.panel(stage, self.step, draw_panel(self.model, self.processor, samples))
+        if samples:
+            self.log.panel(stage, self.step, draw_panel(self.model, self.processor, samples))
 
     def check(self) -> None:
         """Find what is wrong with any stage now, not hours later when it begins.
@@ -193,10 +200,10 @@ class Trainer:
         Raises:
             ValueError: a stage does not fit the model, or one of its sources cannot be read.
         """
-        if self.accelerator.distributed_type == "DEEPSPEED":
+        if (kind := self.accelerator.distributed_type) not in SPREAD_OVER:
             raise ValueError(
-                "recipes do not run under DeepSpeed (Muon and AdamW are two optimizers, it takes one); "
-                "start them with torchrun or a plain accelerate config"
+                f"recipes do not run under {kind.lower()} (they have two optimizers, Muon and AdamW, and each takes "
+                "parameters as a whole); start them with torchrun or a plain accelerate config"
             )
         for stage in self.config.stages[self.stage_index :]:
             _, _, groups, _ = self.stage_parts(stage)
@@ -248,6 +255,7 @@ class Trainer:
             "stage": self.stage_index,
             "step": self.step,
             "left_out": self.left_out,
+            "found": self.log.found,
             "num_processes": self.accelerator.num_processes,
             "recipe": self.config.model_dump_json(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] or None,
@@ -281,8 +289,9 @@ class Trainer:
         else:
             load_beside(self.model, model.state_dict(), state["adapters"])
         if self.pixels is not None:
-            self.pixels.load_state_dict(state["pixels"], strict=False)
+            load_heads(self.pixels, state["pixels"])
         self.kin.load_state_dict(state.get("kin", {}), strict="kin" in state)
+        self.found = state.get("found", {})
         self.stage_index, self.step, self.left_out = state["stage"], state["step"], state["left_out"]
         self.saved_optimizers = state["optimizers"]
 
@@ -303,6 +312,14 @@ def weighted(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 def heads_state(pixels: PixelPretraining) -> dict[str, Tensor]:
     """Weights of the pre-training heads alone; the bridge is in the model."""
     return {key: value for key, value in pixels.state_dict().items() if not key.startswith("bridge.")}
+
+
+def load_heads(pixels: PixelPretraining, state: dict[str, Tensor]) -> None:
+    """Take up what `heads_state` gave; it must be all of it."""
+    wanted = heads_state(pixels).keys()
+    if odd := sorted(wanted ^ state.keys()):
+        raise ValueError(f"the run's pre-training heads are not those of this program: {odd[0]}; begin another run")
+    pixels.load_state_dict(state, strict=False)
 
 
 def restore(optimizers: list[Optimizer], states: list[dict[str, Any]]) -> None:

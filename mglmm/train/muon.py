@@ -64,7 +64,10 @@ class Muon(Optimizer):
         ahead = []
         for parameter in parameters:
             assert parameter.grad is not None
-            momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+            state = self.state[parameter]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+            momentum = state["momentum_buffer"]
             momentum.lerp_(parameter.grad, 1 - MOMENTUM)
             ahead.append(parameter.grad.lerp(momentum, MOMENTUM))
         rank, count = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)

@@ -236,11 +236,12 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
         index = int(rng.integers(len(scene.stuff)))
         noun, color, mask = scene.stuff[index].name, scene.stuff[index].color, scene.stuff_mask(index)
     full = mask.shape[0]
-    box = masks.box_of(mask) or (0.0, 0.0, float(full), float(full))
+    box = masks.box_of(mask)
+    assert box is not None  # everything in a scene is seen
     kind = int(rng.choice([SEMANTIC, POINT, BOX], p=[0.7, 0.15, 0.15]))
     ys, xs = np.nonzero(mask)
-    pick = int(rng.integers(len(xs))) if len(xs) else 0
-    point = (float(xs[pick]), float(ys[pick])) if len(xs) else (0.0, 0.0)
+    pick = int(rng.integers(len(xs)))
+    point = (float(xs[pick]), float(ys[pick]))
     exact = np.asarray(box, np.float32) / full
     told = exact
     if kind == BOX:
@@ -260,7 +261,7 @@ def prompt_example(scene: Scene, rng: np.random.Generator, side: int) -> dict[st
 
 def first_scene(seed: int) -> int:
     """The seed of the first scene that a run sees in pixels and kin stages: runs of other seeds see other scenes."""
-    return seed * 1_000_003 % 5_000_000
+    return int(np.random.default_rng(seed).integers(5_000_000))
 
 
 @dataclass(frozen=True)

@@ -109,3 +109,9 @@ def test_pictures_of_odd_shapes(grounders, size):
     answer = grounders("lisa").ask(noise, "Can you segment the dog in this image?", options=GenerationOptions())
     masks = [instance.mask for phrase in answer.phrases for instance in phrase.instances]
     assert masks and all(mask.shape == size for mask in masks)
+
+
+def test_a_threshold_of_no_target_is_refused_for_what_others_published(grounders):
+    options = GenerationOptions(no_target_threshold=0.7, max_new_tokens=2)
+    with pytest.raises(ValueError, match="no_target_threshold is 0.7: .*, leave it at 0.5"):
+        grounders("lisa").ask(np.zeros((20, 20, 3), np.uint8), "Where is it?", options=options)

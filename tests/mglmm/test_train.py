@@ -18,7 +18,7 @@ from mglmm.train.loop import Trainer
 from mglmm.train.lora import merged_state
 from mglmm.train.muon import Muon
 from mglmm.train.optim import build_optimizers, schedule, set_rates
-from mglmm.train.pretrain import PixelPretraining
+from mglmm.train.pretrain import PixelPretraining, first_scene
 
 WORLD = {"world": {"type": "world", "size": 64, "turns": 3}}
 PIXELS = {
@@ -105,6 +105,15 @@ def test_heads_learn_over_an_encoder_that_holds_still(make):
     assert same(before, trainer.model.state_dict())
     assert {"fine_noun", "token_box", "bce"} <= log(trainer)[0].keys()
     assert all(not torch.equal(value, after[key]) for key, value in heads.items() if key.endswith("weight"))
+
+
+def test_seeds_see_other_scenes_and_other_heads_are_refused(make):
+    assert len({first_scene(seed) // 20_000 for seed in range(12)}) > 10
+    trainer = make("run", PIXELS)
+    heads = loop.heads_state(trainer.pixels)
+    heads["heads.elsewhere"] = heads.pop("heads.token.bias")
+    with pytest.raises(ValueError, match="pre-training heads are not those of this program: heads.elsewhere"):
+        loop.load_heads(trainer.pixels, heads)
 
 
 def test_kin_needs_layers_to_teach(make, tiny_checkpoint):
@@ -370,8 +379,9 @@ def test_wandb_offline(make, monkeypatch):
     assert [path.name for path in trainer.folder.glob("*.png")] == ["words-000001.png"], "the panel of answers"
 
 
-def test_deepspeed_is_refused_before_anything_trains(make, monkeypatch):
+@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
+def test_sharded_parameters_are_refused_before_anything_trains(make, monkeypatch, kind):
     trainer = make("run", WORDS)
-    monkeypatch.setattr(type(trainer.accelerator), "distributed_type", "DEEPSPEED")
-    with pytest.raises(ValueError, match="recipes do not run under DeepSpeed .*; start them with torchrun"):
+    monkeypatch.setattr(type(trainer.accelerator), "distributed_type", kind)
+    with pytest.raises(ValueError, match=f"recipes do not run under {kind.lower()} .*; start them with torchrun"):
         trainer.check()

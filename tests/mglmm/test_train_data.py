@@ -12,6 +12,7 @@ from mglmm.build import ModelConfig, build
 from mglmm.config import StageConfig, TrainConfig, load_config
 from mglmm.inputs import PADDING
 from mglmm.train.data import GroundingData, LeftOut
+from mglmm.train.loop import Trainer
 from mglmm_data.batches import Extent, filled
 
 WORLD = {"type": "world", "turns": 3, "size": 64}
@@ -93,6 +94,21 @@ def test_a_run_lists_at_its_end_what_it_left_out(command, recipe, damaged):
     assert done.code == 0, done.err
     assert "left out because they could not be read: 4, 2 different" in done.err
     assert "3 x source 'mine', sample 2" in done.err and "line 4: is no json" in done.err
+
+
+def test_what_was_left_out_is_kept_over_a_stop(recipe, damaged, tmp_path):
+    """Counted over both sessions, and each problem once in the file."""
+    plan = yaml.safe_load(recipe.read_text())
+    plan["stages"][0] |= {"sources": {"mine": damaged}, "on_error": "count", "per_device_train_batch_size": 3}
+    whole, cut = (
+        Trainer(TrainConfig(**plan | {"output_dir": str(tmp_path / name)}), "run") for name in ("whole", "cut")
+    )
+    whole.run()
+    cut.run(until=1)
+    cut = Trainer(cut.config, "run")
+    cut.run()
+    assert cut.log.found == whole.log.found and sum(whole.log.found.values()) == 4
+    assert len((cut.folder / "problems.jsonl").read_text().splitlines()) == len(whole.log.found) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Calibration: the expected error of scores, bin by bin, and what counts as right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def answer(*said: tuple[str, int, float]) -> Answer:
     for words, x, score in said:
         phrases.append(Phrase(words, (at, at + len(words)), (Instance(box(x), None, score),)))
         at += len(words) + 2
-    return Answer(text, tuple(phrases), np.zeros((*SIZE, 3), np.uint8))
+    return Answer(text, tuple(phrases), np.zeros((*SIZE, 3), np.uint8), score_kind="probability")
 
 
 def test_right_is_the_mask_with_its_noun_and_only_once():
@@ -43,6 +45,11 @@ def test_right_is_the_mask_with_its_noun_and_only_once():
     verdicts = judged(item(), said, VOCABULARY)
     assert [score for score, _ in verdicts] == [0.9, 0.8, 0.7, 0.6]
     assert sum(right for _, right in verdicts) == 1 and not verdicts[2][1] and not verdicts[3][1]
+
+
+def test_scores_of_another_kind_are_not_judged():
+    other = replace(answer(("the red dog", 0, 0.9)), score_kind="mask_x_text")
+    assert judged(item(), other, VOCABULARY) == []
 
 
 def test_expected_error_by_hand():

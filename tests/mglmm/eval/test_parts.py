@@ -1,10 +1,13 @@
 """Part mIoU counted by hand, and the mean-mask baseline where the best constant answer is known."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
-from mglmm.eval.parts import PartsIou, fit_mean_masks, mean_mask_baseline, parts_report, score_parts
+from mglmm.eval.parts import PartsIou, fit_mean_masks, mean_mask_baseline, naming, parts_report, score_parts
 from mglmm.eval.report import Report
+from mglmm.evaluate import photo_sources, read_eval
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
 
 NAMES = ("hood", "front_glass", "glass", "wheel")
@@ -100,3 +103,12 @@ def test_errors(make_item, say_nothing):
         fit_mean_masks([], NAMES)
     with pytest.raises(ValueError, match="part names must be given, each once"):
         PartsIou(["hood", "Hood"])
+
+
+@pytest.mark.parametrize("name", ["parts", "camvid", "coco_mini"])
+def test_every_shipped_evaluation_of_photographs_has_what_to_ask(shared, monkeypatch, name):
+    monkeypatch.setenv("MGLMM_SHARED", str(shared("data").parent))
+    _, validation = photo_sources(cast(Any, read_eval(name)))
+    assert len(validation) > 10
+    sample = validation.sample(0)
+    assert naming(sample).turns[-1].phrases and PartsIou(cast(Any, validation).names).gold(sample)

@@ -26,12 +26,7 @@ def test_head_noun(vocabulary, phrase, head):
     assert vocabulary.head(phrase) == head
 
 
-def test_group_and_color(vocabulary):
-    assert (vocabulary.group("the sky"), vocabulary.group("a red roof"), vocabulary.group("a zebra")) == (
-        "stuff",
-        "part",
-        "",
-    )
+def test_color(vocabulary):
     assert (vocabulary.color("a small Red car"), vocabulary.color("a car")) == ("red", "")
 
 
