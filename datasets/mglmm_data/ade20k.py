@@ -19,7 +19,7 @@ from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import LabelMaps, first_folder, pair, read_labels
-from mglmm_data.reading import Problems, take, take_line
+from mglmm_data.reading import Problems, name_in, named, take, take_line
 
 NAMES = tuple(
     """wall,building,sky,floor,tree,ceiling,road,bed,windowpane,grass,cabinet,sidewalk,person,earth,door,table,mountain,
@@ -147,7 +147,7 @@ class Ade20kFullSource(Annotated):
         """The visible masks of an image's objects and parts; what is hidden wholly is left out."""
         path = Path(self._paths[index])
         loaded = load_photo(path.with_suffix(".jpg"))
-        try:
+        with named(str(path)):
             objects = _objects(path)
             items = []
             for one in objects:
@@ -157,8 +157,6 @@ class Ade20kFullSource(Annotated):
                 name, stuff = _name(one, objects), not of and _word(one) in STUFF
                 record = f"object {one['id']}"
                 items.append(Item(name, masks.encode(mask), of=of, record=record, stuff=stuff))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; correct or remove it") from error
         return Scene(loaded, items)
 
 
@@ -170,20 +168,24 @@ def _objects(path: str | Path) -> list[dict[str, Any]]:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="latin-1"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot be read as json ({error}); download it again") from error
     objects = take(take(data, "annotation", dict), "object", list)
-    known = {one.get("id") for one in objects if isinstance(one, dict)}
-    for one in objects:
+    known: set[int] = set()
+    for number, one in enumerate(objects):
         try:
-            take(one, "id", int)
+            known.add(take(one, "id", int))
             take_line(one, "name")
+            if not _word(one):
+                raise ValueError(f"its 'name' is {one['name']!r}, which begins with no word")
             take(one, "instance_mask", str)
-            owner = take(one, "parts", dict).get("ispartof")
-            if owner != [] and owner not in known:
-                raise ValueError(f"is part of {owner}, which is not among the objects")
+            if take(take(one, "parts", dict), "ispartof", object) != []:
+                take(one["parts"], "ispartof", int)
         except ValueError as error:
-            raise ValueError(f"object {one.get('id') if isinstance(one, dict) else one}: {error}") from error
+            raise ValueError(f"object {name_in(one, number)}: {error}") from error
+    for one in objects:
+        if (owner := one["parts"]["ispartof"]) != [] and owner not in known:
+            raise ValueError(f"object {one['id']}: is part of {owner}, which is not among the objects")
     return objects
 
 

@@ -118,7 +118,8 @@ class Annotated:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
         `Region.label` is the name. `meta`: source, file, notes, mirror, names, crowd_regions (indices of regions that
-        are crowds: no target, and not to be counted as invented), and what the family adds.
+        are crowds: no target, and not to be counted as invented), empty_masks (the annotations that are left out since
+        they cover no pixel), and what the family adds.
 
         Raises:
             ValueError: the image or a mask is damaged or of another size, or nothing can be asked about the image.
@@ -126,13 +127,14 @@ class Annotated:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} samples")
         scene = self.scene(index)
-        regions, named, crowds, notes = self._regions(scene)
+        regions, named, crowds, empty = self._regions(scene)
         rng = np.random.default_rng([self.seed, index, epoch])
         conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=scene.absent)
         if not conversations:
+            told = f" ({'; '.join(f'{record} covers no pixel' for record in empty)})" if empty else ""
             raise ValueError(
                 f"{self.id_of(index)} ({scene.image.path}): nothing is annotated that the tasks "
-                f"{', '.join(self._teller.tasks)} ask about; take it out, or add a task (absent)"
+                f"{', '.join(self._teller.tasks)} ask about{told}; take it out, or add a task (absent)"
             )
         return Sample(
             image=scene.image.pixels,
@@ -143,20 +145,25 @@ class Annotated:
             meta={
                 "source": self.source,
                 "file": scene.image.path,
-                "notes": (*scene.image.notes, *scene.notes, *notes),
+                "notes": (
+                    *scene.image.notes,
+                    *scene.notes,
+                    *(f"{record} covers no pixel; left out" for record in empty),
+                ),
                 "mirror": self.mirror,
                 "names": self.names,
                 "crowd_regions": tuple(crowds),
+                "empty_masks": tuple(empty),
                 **scene.meta,
             },
         )
 
     def _regions(self, scene: Scene) -> tuple[list[Region], list[Named], list[int], list[str]]:
-        """Regions, grouped by name in the set's order; the names; the crowds among the regions; notes."""
+        """Regions, grouped by name in the set's order; the names; the crowds among the regions; empty annotations."""
         regions: list[Region] = []
         named: list[Named] = []
         crowds: list[int] = []
-        notes: list[str] = []
+        empty: list[str] = []
         size = scene.image.size
         grouped: dict[str, list[Item]] = {}
         for item in scene.items:
@@ -165,7 +172,7 @@ class Annotated:
             items, shown = grouped[name], []
             for item in items:
                 if not masks.area_of(item.rle):
-                    notes.append(f"{item.record or 'an annotation'} ({name}) covers no pixel; left out")
+                    empty.append(f"{item.record or 'an annotation'} ({name})")
                 elif item.crowd:
                     crowds.append(len(regions))
                     regions.append(Region(size=size, rle=item.rle, label=name))
@@ -183,4 +190,4 @@ class Annotated:
             details = told if any(told) else ()
             named.append(Named(name, indices, complete, items[0].of, details, items[0].stuff))
             regions += [new[i] for i in order]
-        return regions, named, crowds, notes
+        return regions, named, crowds, empty

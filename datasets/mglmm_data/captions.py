@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mglmm_data import wording
+from mglmm_data.index import walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     OnError,
@@ -23,7 +24,6 @@ from mglmm_data.reading import (
     Problems,
     load_picture,
     name_in,
-    read_json,
     read_lines,
     take,
     take_id,
@@ -135,27 +135,30 @@ def read_captions(path: str | Path, problems: Problems) -> Iterator[Told]:
     if path.suffix.lower() != ".json":
         yield from _token_file(path, problems)
         return
-    data = read_json(path, dict)
-    if not isinstance(data.get("images"), list):
+    data: dict[str, list[Any]] = {"images": [], "annotations": []}
+    lists: set[str] = set()
+    for key, _, _, record in walk(path, problems, lists):
+        if key in data:
+            if key not in lists:
+                raise ValueError(f"{path}: {key!r} is {type(record).__name__}; expected a list")
+            data[key].append(record)
+    if "images" not in lists:
         raise ValueError(f"{path} has no list 'images'; give COCO's, NoCaps' or Karpathy's json, or a token file")
     if any(isinstance(image, dict) and "sentences" in image for image in data["images"]):
-        yield from _karpathy(path, data, problems)
+        yield from _karpathy(path, data["images"], problems)
     else:
-        yield from _coco(path, data, problems)
+        yield from _coco(path, data["images"], data["annotations"], problems)
 
 
-def _coco(path: Path, data: dict[str, Any], problems: Problems) -> Iterator[Told]:
+def _coco(path: Path, records: list[Any], annotations: list[Any], problems: Problems) -> Iterator[Told]:
     images: dict[int | str, Told] = {}
-    for number, image in enumerate(data["images"]):
+    for number, image in enumerate(records):
         with problems.at(f"{path}: image {name_in(image, number)}"):
             identity = take_id(image, "id")
             if identity in images:
                 raise ValueError("its id is there twice; ids must be unique")
             name = take(image, "file_name", str)
             images[identity] = (identity, name, take_size(image), str(image.get("domain", "")), [])
-    annotations = data.get("annotations", [])
-    if not isinstance(annotations, list):
-        raise ValueError(f"{path}: 'annotations' is {type(annotations).__name__}; expected a list")
     for number, annotation in enumerate(annotations):
         with problems.at(f"{path}: annotation {name_in(annotation, number)}"):
             caption, image = take_line(annotation, "caption"), take_id(annotation, "image_id")
@@ -165,8 +168,8 @@ def _coco(path: Path, data: dict[str, Any], problems: Problems) -> Iterator[Told
     yield from images.values()
 
 
-def _karpathy(path: Path, data: dict[str, Any], problems: Problems) -> Iterator[Told]:
-    for number, image in enumerate(data["images"]):
+def _karpathy(path: Path, images: list[Any], problems: Problems) -> Iterator[Told]:
+    for number, image in enumerate(images):
         with problems.at(f"{path}: image {name_in(image, number)}"):
             name = take(image, "filename", str)
             folder = image.get("filepath", "")

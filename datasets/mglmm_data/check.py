@@ -14,12 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mglmm_data import masks
 from mglmm_data.drop import Dropping
+from mglmm_data.reading import read_sample
 from mglmm_data.registry import Source, make_tolerant_source
 from mglmm_data.sample import Region, Sample
 from mglmm_data.world.source import World
@@ -29,6 +31,8 @@ DRAWN = 64
 CHUNK = 16
 """Samples that a process takes at once."""
 NUM_SHOWN = 3
+SPLITS = ("", "train", "val", "test")
+"""Splits that a source can say it is; a picture in two of them is told of in the later one."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (source, samples done, samples in all)."""
@@ -67,7 +71,7 @@ class Found:
     tasks: Counter[str] = field(default_factory=Counter)  # of conversations
     skipped: Counter[str] = field(default_factory=Counter)  # what the reader leaves out by rule, as it counts it
     phrases: int = 0
-    images: dict[str, str] = field(default_factory=dict)  # digest of the content -> file or id
+    images: dict[str, str] = field(default_factory=dict)  # digest of the pixels -> file or id
     holders: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # digest -> (index, id) of its samples
     dropped: list[str] = field(default_factory=list)  # what the source's list names, a sentence each
     problems: list[Problem] = field(default_factory=list)
@@ -205,7 +209,7 @@ def _look(job: tuple[str, list[int]]) -> Found:
     for index in numbers:
         found.looked_at += 1
         try:
-            sample = _SOURCES[name].sample(index)
+            sample = read_sample(_SOURCES[name], index)
         except (ValueError, OSError) as error:
             found.problems.append(Problem(name, kind_of(str(error)), str(error), index, _SOURCES[name].id_of(index)))
             continue
@@ -216,7 +220,7 @@ def _look(job: tuple[str, list[int]]) -> Found:
 def look_at(sample: Sample, index: int, found: Found) -> None:
     """Count what a sample holds, and what is wrong with it although it can be read."""
     file = str(sample.meta.get("file", ""))
-    digest = _digest_of_file(file) if file else _digest(sample.image.tobytes())
+    digest = _digest(sample.image)
     found.images.setdefault(digest, file or sample.id)
     found.holders.setdefault(digest, []).append((index, sample.id))
     found.shown.append(index)
@@ -224,6 +228,10 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
     def complain(kind: str, text: str) -> None:
         found.problems.append(Problem(found.source, kind, text, index, sample.id, file))
 
+    if not sample.conversations:
+        complain("no question", f"{sample.id}: nothing is asked about it; give it conversations, or take it out")
+    for record in sample.meta.get("empty_masks", ()):
+        complain("empty mask", f"{sample.id}: {record} covers no pixel; correct or remove it")
     empty: set[int] = set()
     for number, region in enumerate(sample.regions):
         found.regions[region.kind] += 1
@@ -257,17 +265,13 @@ def _is_empty(region: Region) -> bool:
     return masks.area_of(masks.packed(region.rle, region.size)) == 0
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=12).hexdigest()
-
-
-@lru_cache(maxsize=4096)
-def _digest_of_file(file: str) -> str:
-    return _digest(Path(file).read_bytes()) if Path(file).is_file() else _digest(file.encode())
+def _digest(image: np.ndarray) -> str:
+    """Of the pixels, which are the same in a file, a shard and a json."""
+    return hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=12).hexdigest()
 
 
 def split_of(name: str, spec: Mapping[str, Any]) -> str:
-    """`train`, `held out`, or nothing where a source does not say which part of its data it is.
+    """`train`, `val`, `test`, or nothing where a source does not say which part of its data it is.
 
     Its `split` says so, else its name, else its files; the folder of the pictures last: RefCOCO's val is in train2014.
     """
@@ -278,24 +282,24 @@ def split_of(name: str, spec: Mapping[str, Any]) -> str:
     for words in (said,) if said else (name, " ".join(paths.values()), pictures):
         if "train" in words:
             return "train"
-        if re.search(r"val|test|held", words):
-            return "held out"
+        if found := re.search(r"val|test|held", words):
+            return "test" if found[0] == "test" else "val"
     return ""
 
 
 def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Found]) -> list[Problem]:
-    """Samples of the held-out source `name` whose pictures are byte by byte in training sources, too."""
-    if split_of(name, specs[name]) != "held out":
-        return []
+    """Samples of the source `name` whose pictures are, pixel by pixel, in sources of an earlier split, too."""
+    split = split_of(name, specs[name])
     where: dict[str, list[str]] = {}
     for other, spec in specs.items():
-        if split_of(other, spec) == "train":
+        theirs = split_of(other, spec)
+        if 0 < SPLITS.index(theirs) < SPLITS.index(split):
             for digest in found[name].images.keys() & found[other].images.keys():
-                where.setdefault(digest, []).append(other)
+                where.setdefault(digest, []).append(f"{other} ({theirs})")
     out = []
     for digest, others in where.items():
         file = found[name].images[digest]
-        text = f"{file} of {name} is held out, and the same picture is trained on in {', '.join(others)}"
+        text = f"{file} of {name} ({split}) is the same picture as in {', '.join(others)}; leave it out of one"
         for index, identity in found[name].holders[digest]:
             out.append(Problem(name, "in two splits", text, index, identity, file))
     return sorted(out, key=lambda problem: (problem.file, problem.index or 0))

@@ -133,14 +133,10 @@ class CocoSource(Annotated):
             owner, counts = self._place(table, kept)
             told = read_captions(Path(captions), table.places, problems) if captions else None
             self._keep(table, owner, counts, told, make_split(split))
-        self.check_further(problems)
 
     def further(self) -> Mapping[str, Callable[[Any], None]]:
         """What takes the records of further lists of the json, by list; for `annotations`, once more."""
         return {}
-
-    def check_further(self, problems: Problems) -> None:
-        """Check what further lists hold, once the whole json is read."""
 
     def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
         """For each category, its words, and the object whose part it is ("" for an object)."""

@@ -20,7 +20,7 @@ from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.cocostuff import NAMES, WIDE, in_words
 from mglmm_data.images import load_photo
-from mglmm_data.index import Records, Strings, text_of, walk
+from mglmm_data.index import Records, Strings, walk
 from mglmm_data.labelmap import read_colors
 from mglmm_data.masks import Rle, Size
 from mglmm_data.reading import Pictures, Problems, take, take_id, take_line, take_size
@@ -155,12 +155,12 @@ class _Table:
             number = record.get("id", record.get("image_id")) if isinstance(record, dict) else record
             with problems.at(f"{path}: {key} {number}"):
                 if key == "categories":
-                    words = in_words(text_of(take_line(record, "name")))
+                    words = in_words(take_line(record, "name"))
                     category = take_id(record, "id")
                     is_thing = isinstance(category, int) and category < FIRST_STUFF
                     self.categories[category] = (words, bool(record.get("isthing", is_thing)))
                 elif key == "images":
-                    self.images[take_id(record, "id")] = (text_of(take(record, "file_name", str)), take_size(record))
+                    self.images[take_id(record, "id")] = (take(record, "file_name", str), take_size(record))
                 elif key == "annotations":
                     image, known = take_id(record, "image_id"), _check(record)
                     self.rows.setdefault(image, []).append(len(self.records))

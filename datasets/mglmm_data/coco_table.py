@@ -9,9 +9,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mglmm_data.index import Records, text_of, walk
-from mglmm_data.masks import Size
-from mglmm_data.reading import COCO_2014, SLACK, Problems, shown, take, take_id, take_line, take_size
+from mglmm_data.index import Records, walk
+from mglmm_data.masks import FARTHEST, Size
+from mglmm_data.reading import COCO_2014, SLACK, WRONG_TYPE, Problems, shown, take, take_id, take_line, take_size
 
 CROWD, EMPTY = 1, 2
 """Bits of an annotation's state."""
@@ -78,6 +78,8 @@ class Shape(NamedTuple):
         if box is not None:
             if not isinstance(box, list) or len(box) != 4 or not NUMBERS.issuperset(map(type, box)):
                 raise ValueError(f"its bbox is {shown(box)}; expected four numbers x, y, width, height")
+            if max(map(abs, box)) > FARTHEST:
+                raise ValueError(f"its bbox is {shown(box)}; no picture is as large")
             if box[2] < 0 or box[3] < 0:
                 raise ValueError(f"its bbox {box} has a negative side; expected x, y, width, height")
             box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
@@ -94,6 +96,8 @@ def _reach(polygons: Sequence[Sequence[float]], axis: int) -> tuple[float, float
     for polygon in polygons:
         line = polygon[axis::2]
         least, most = min(line), max(line)
+        if least < -FARTHEST or most > FARTHEST:
+            raise ValueError(f"a polygon holds {shown(max(line, key=abs))}, far outside")
         if most - least <= SLACK:
             least, most = least - SLACK, most + SLACK
         if least > near:
@@ -138,7 +142,8 @@ class Table:
                         more[key](record)
                     if key in readers:
                         readers[key](record, start, end)
-                except ValueError as error:  # the sentence is made only where it is needed: there are many records
+                except (ValueError, *WRONG_TYPE) as error:
+                    # The sentence is made only where it is needed: there are many records.
                     name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
                     with problems.at(f"{path}: {'category' if key == 'categories' else key[:-1]} {name}"):
                         raise error
@@ -149,14 +154,14 @@ class Table:
         name, others = take_id(record, "id"), []
         if isinstance(url := record.get("coco_url"), str):
             others += ["/".join(url.split("/")[-2:]), url.split("/")[-1]]
-        file = text_of(take(record, "file_name", str)) if "file_name" in record or not others else others[0]
+        file = take(record, "file_name", str) if "file_name" in record or not others else others[0]
         size = take_size(record)
         if name in self.places:
             raise ValueError("its id is there twice; ids must be unique")
         if COCO_2014.match(file):
             others.append(COCO_2014.sub("", file))
         if record.get("path"):
-            others.append(text_of(take(record, "path", str)).lstrip("/"))
+            others.append(take(record, "path", str).lstrip("/"))
         if not file:
             raise ValueError("its 'file_name' is empty")
         for key in FEDERATED:
@@ -172,7 +177,7 @@ class Table:
         name = take_id(record, "id")
         if name in self.categories:
             raise ValueError("its id is there twice; ids must be unique")
-        self.categories[name] = text_of(take_line(record, "name"))
+        self.categories[name] = take_line(record, "name")
 
     def _annotation(self, record: Any, start: int, end: int) -> None:
         try:
@@ -201,7 +206,7 @@ def read_captions(path: Path, places: Mapping[Any, int], problems: Problems) -> 
                 raise ValueError("has no caption or image_id; give a captions json")
             continue
         with problems.at(f"{path}: annotation {name}"):
-            text = " ".join(text_of(take(record, "caption", str)).split())
+            text = " ".join(take(record, "caption", str).split())
             place = places.get(take_id(record, "image_id"))
             if text and place is not None:
                 told[place].append(text)

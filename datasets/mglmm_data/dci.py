@@ -24,7 +24,7 @@ from PIL import Image
 from mglmm_data import wording
 from mglmm_data.annotation import asked, check_turns, choose, folders
 from mglmm_data.masks import Size
-from mglmm_data.reading import Pictures, Problems, load_picture, read_json, take, take_line
+from mglmm_data.reading import Pictures, Problems, load_picture, named, read_json, take, take_line
 from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn
 from mglmm_data.telling import Named, reading_order
 from mglmm_data.world.templates import REGION_WORDS
@@ -96,28 +96,24 @@ class DciSource:
                 image is missing or damaged.
         """
         path = self.folder / self._files[index]
-        try:
+        with named(str(path)):
             data = read_json(path, dict)
-            nodes = read_tree(take(data, "mask_data", dict))
+            nodes, caption = read_tree(take(data, "mask_data", dict)), read_caption(data)
             file = self.pictures.find(take(data, "image", str))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; correct or remove it") from error
         loaded = load_picture(file, None, str(path))
         numbers = _parents_first(nodes)
         place = {number: at for at, number in enumerate(numbers)}
         regions: list[Region] = []
         for number in numbers:
-            try:
+            with named(f"{path}: mask {number}"):
                 regions.append(Region.of_mask(read_png(nodes[number].mask, loaded.size), nodes[number].label))
-            except ValueError as error:
-                raise ValueError(f"{path}: mask {number}: {error}; correct or remove it") from error
         rng = np.random.default_rng([self.seed, index, epoch])
-        told = choose(self._subjects(data, nodes), self.turns, rng)
+        told = choose(self._subjects(caption, nodes), self.turns, rng)
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
             regions=tuple(regions),
-            conversations=tuple(_tell(task, number, data, nodes, place, regions, rng) for task, number in told),
+            conversations=tuple(_tell(task, number, caption, nodes, place, regions, rng) for task, number in told),
             id=self.id_of(index),
             meta={
                 "source": "dci",
@@ -131,12 +127,21 @@ class DciSource:
             },
         )
 
-    def _subjects(self, data: dict[str, Any], nodes: dict[int, Node]) -> list[tuple[str, int]]:
+    def _subjects(self, caption: str, nodes: dict[int, Node]) -> list[tuple[str, int]]:
         """What can be told: (task, node)."""
-        told = [("caption", ROOT)] * bool(str(data.get("short_caption") or "").strip())
+        told = [("caption", ROOT)] * bool(caption)
         told += [("panoptic", ROOT)] * any(node.parent == ROOT for node in nodes.values())
         told += [("fine", number) for number, node in nodes.items() if node.children]
         return told + [("region", number) for number, node in nodes.items() if node.caption]
+
+
+def read_caption(data: dict[str, Any]) -> str:
+    """The short caption and the extra one behind it; "" without a short one."""
+    short, extra = (
+        " ".join(take(data, key, str).split()) if data.get(key) is not None else ""
+        for key in ("short_caption", "extra_caption")
+    )
+    return f"{short} {extra}".strip() if short else ""
 
 
 def read_tree(data: dict[str, Any]) -> dict[int, Node]:
@@ -199,7 +204,7 @@ def _parents_first(nodes: dict[int, Node]) -> list[int]:
 def _tell(
     task: str,
     number: int,
-    data: dict[str, Any],
+    caption: str,
     nodes: dict[int, Node],
     place: dict[int, int],
     regions: list[Region],
@@ -208,7 +213,7 @@ def _tell(
     if task == "caption":
         turns = (
             Turn("user", asked(wording.QUESTIONS["caption"], rng)),
-            Turn("assistant", " ".join(f"{data['short_caption']} {data.get('extra_caption') or ''}".split())),
+            Turn("assistant", caption),
         )
         return Conversation(turns, task=task)
     if task == "region":

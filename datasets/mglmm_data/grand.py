@@ -34,7 +34,18 @@ from mglmm_data.annotation import (
 )
 from mglmm_data.grandf import find_phrase
 from mglmm_data.masks import Size
-from mglmm_data.reading import Pictures, Problems, load_picture, read_box, read_json, read_lines, shown, take, take_line
+from mglmm_data.reading import (
+    Pictures,
+    Problems,
+    load_picture,
+    named,
+    read_box,
+    read_json,
+    read_lines,
+    shown,
+    take,
+    take_line,
+)
 from mglmm_data.sample import Conversation, Region, Sample, Turn
 from mglmm_data.telling import near
 
@@ -105,23 +116,19 @@ class GranDSource:
             ValueError: the json is malformed, or the image is missing or damaged.
         """
         path = self.folder / self._files[index]
-        try:
+        with named(str(path)):
             if not path.resolve().is_relative_to(self.folder.resolve()):
                 raise ValueError(f"leaves the folder {self.folder}")
             told = read_record(read_json(path), path)
             file = self.pictures.find(told.image)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}; correct or remove it") from error
         loaded = load_picture(file, None, str(path))
         rng = np.random.default_rng([self.seed, index, epoch])
         regions: list[Region] = []
         notes = list(loaded.notes)
         conversations: list[Conversation] = []
         for subject in choose([*told.expressions, *told.captions], self.turns, rng):
-            try:
+            with named(f"{path}: {subject[0]!r}"):
                 conversations.append(_tell(subject, loaded.size, regions, notes, rng))
-            except ValueError as error:
-                raise ValueError(f"{path}: {subject[0]!r}: {error}; correct or remove it") from error
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
@@ -171,7 +178,7 @@ def _read_full(record: dict[str, Any], told: Told) -> None:
         told.expressions += [(words, item) for words in attributes(item)]
     if "floating_objects" in record:
         objects |= {take(item, "id", int): item for item in take(record, "floating_objects", list)}
-    captions = [*(record.get("short_captions") or []), *filter(None, [record.get("dense_caption")])]
+    captions = [*_list(record, "short_captions"), *filter(None, [record.get("dense_caption")])]
     told.captions += [_read_caption(item, objects) for item in captions]
     phrases = take(take(record, "relationships", dict), "grounding", list) if "relationships" in record else []
     for text in take(record, "captions", list) if "captions" in record and not captions else []:
@@ -187,15 +194,21 @@ def _read_full(record: dict[str, Any], told: Told) -> None:
 
 def attributes(item: dict[str, Any]) -> list[str]:
     """What is said about an object; of several, those that name it, or else the first (GLaMM's preparation)."""
-    given = item.get("attributes") or []
-    said = [PREFIX.sub("", " ".join(text.split())) for text in ([given] if isinstance(given, str) else given)]
-    labels = [wording.readable(label) for label in item.get("labels") or []]
+    given = item.get("attributes")
+    texts = [given] if isinstance(given, str) else _list(item, "attributes")
+    said = [PREFIX.sub("", take_line({"attribute": text}, "attribute")) for text in texts]
+    labels = [wording.readable(take({"label": label}, "label", str)) for label in _list(item, "labels")]
     naming = [words for words in said if any(label in words for label in labels)]
     return said if len(said) < 2 else naming or said[:1]
 
 
+def _list(record: dict[str, Any], key: str) -> list[Any]:
+    """A list that may be absent, or null."""
+    return take(record, key, list) if record.get(key) is not None else []
+
+
 def _object(objects: dict[int, dict[str, Any]], number: Any) -> dict[str, Any]:
-    if number not in objects:
+    if take({"id": number}, "id", int) not in objects:
         raise ValueError(f"speaks of object {number}, which is absent")
     return objects[number]
 
@@ -204,9 +217,11 @@ def _read_caption(item: Any, objects: dict[int, dict[str, Any]]) -> tuple[str, l
     caption, _ = unquoted(take(item, "caption", str))
     marks: list[tuple[int, int, list[Any]]] = []
     for detail in take(item, "details", list):
-        where = detail.get("tokens_positive") if isinstance(detail, dict) else None
-        if where is None or where == [-1, -1]:
+        if not isinstance(detail, dict):
+            raise ValueError(f"its details hold {shown(detail)}; expected objects")
+        if detail.get("tokens_positive") in (None, [-1, -1]):
             continue
+        where = take(detail, "tokens_positive", list)
         if len(where) == 1 and isinstance(where[0], list):
             where = where[0]
         if len(where) != 2 or not all(isinstance(at, int) and not isinstance(at, bool) for at in where):
@@ -216,7 +231,7 @@ def _read_caption(item: Any, objects: dict[int, dict[str, Any]]) -> tuple[str, l
         if detail.get("segmentation") is not None or not objects:
             found = [detail]
         else:
-            numbers = detail["ids"] if "ids" in detail else [take(detail, "id", int)]
+            numbers = take(detail, "ids", list) if "ids" in detail else [take(detail, "id", int)]
             found = [_object(objects, number) for number in numbers]
         marks.append((where[0], where[1], found))
     return caption, marks

@@ -24,10 +24,23 @@ from typing import Any, Protocol
 import numpy as np
 
 from mglmm_data import masks, wording
-from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, ground, locate, rle_of, unquoted
-from mglmm_data.index import Records, text_of, walk
+from mglmm_data.annotation import Grounded, Span, asked, check_segmentation, ground, locate, own_size, rle_of, unquoted
+from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
-from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_id, take_size
+from mglmm_data.reading import (
+    Packed,
+    Pictures,
+    Problems,
+    load_picture,
+    name_in,
+    named,
+    read_json,
+    shown,
+    take,
+    take_id,
+    take_list,
+    take_size,
+)
 from mglmm_data.sample import Conversation, Region, Sample, Turn
 from mglmm_data.telling import near
 
@@ -53,8 +66,6 @@ MIN_SIDE = 32
 """px: smaller images of Flickr's file are left out, and captions of fewer than three words (GLaMM and MGLMM)."""
 MIN_WORDS = 3
 NOWHERE = [-1, -1]
-ANY_SIZE = (1 << 30, 1 << 30)
-"""Polygons of a file that does not say how large its images are: what is outside is seen when one is drawn."""
 Way = tuple[int | str, ...]
 """The number of a record in the file, and the keys that lead to a segmentation, or to a list of them, in it."""
 Mark = tuple[str, int, int, list[Any], Way]
@@ -143,8 +154,8 @@ class GranDfSource:
                 raise ValueError(f"its phrase {phrase!r} has no mask")
             for segmentation in segmentations:
                 if size is None and isinstance(segmentation, dict):
-                    size = _own_size(segmentation)
-                if not check_segmentation(segmentation, size or ANY_SIZE):
+                    size = own_size(segmentation)
+                if not check_segmentation(segmentation, size):
                     raise ValueError(f"its phrase {phrase!r} has an empty segmentation")
             if not 0 <= start < end <= len(told.caption):
                 raise ValueError(
@@ -170,17 +181,16 @@ class GranDfSource:
         regions: list[Region] = []
         spans: list[Span] = []
         for start, end, way in marks:
-            try:
+            with named(f"{where}: phrase {caption[start:end]!r}"):
                 found = [rle_of(segmentation, loaded.size) for segmentation in self._segmentations(way)]
                 found = [rle for rle in found if masks.area_of(rle)]
                 if not found:
                     raise ValueError("its mask covers no pixel")
-            except ValueError as error:
-                raise ValueError(f"{where}: phrase {caption[start:end]!r}: {error}; correct or remove it") from error
             new = found if self.apart else [masks.merged(found, loaded.size)]
             places = self._place(regions, [Region(loaded.size, rle=rle, label=caption[start:end]) for rle in new])
             spans.append(Span(start, end, places))
-        grounded = ground(caption, spans)
+        with named(where):
+            grounded = ground(caption, spans)
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
@@ -219,18 +229,11 @@ class GranDfSource:
         return Conversation(turns, task="caption", kind="grounded")
 
 
-def _own_size(segmentation: Any) -> Size:
-    size = segmentation.get("size") if isinstance(segmentation, dict) else None
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise ValueError(f"its mask is {shown(segmentation)}; expected an RLE with a 'size' of [height, width]")
-    return size[0], size[1]
-
-
 def read_groundings(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
     """GranDf HA and OpenPSG: `groundings: {phrase: {token_positives: [start, end], rle_masks}}`."""
     for number, (_, begin, stop, record) in enumerate(walk(path, problems)):
         with problems.at(f"{path}: record number {number}"):
-            raw = text_of(take(record, "caption", str))
+            raw = take(record, "caption", str)
             caption, cut = unquoted(raw)
             marks: list[Mark] = []
             for phrase, item in take(record, "groundings", dict).items():
@@ -240,12 +243,12 @@ def read_groundings(path: Path, store: Records, problems: Problems, skipped: Cou
                 if where == NOWHERE:
                     skipped["phrase that is not in its caption"] += 1  # and its masks with it: they stay together
                     continue
-                way = (len(store), "groundings", text_of(phrase), "rle_masks")
-                marks.append((text_of(phrase), where[0], where[1], take(item, "rle_masks", list), way))
+                way = (len(store), "groundings", phrase, "rle_masks")
+                marks.append((phrase, where[0], where[1], take(item, "rle_masks", list), way))
             shift = _shift(raw, caption, cut, marks)
             marks = [(phrase, start + shift, end + shift, found, way) for phrase, start, end, found, way in marks]
             store.append(begin, stop)
-            yield Told(f"record number {number}", text_of(take(record, "file_name", str)), None, caption, marks)
+            yield Told(f"record number {number}", take(record, "file_name", str), None, caption, marks)
 
 
 def _shift(raw: str, caption: str, cut: int, marks: Sequence[Mark]) -> int:
@@ -264,21 +267,21 @@ def read_refcocog(path: Path, store: Records, problems: Problems, skipped: Count
             if not isinstance(record, dict) or len(record) != 1:
                 raise ValueError(f"is {shown(record)}; expected an object with one id")
             ((name, item),) = record.items()
-            caption, _ = unquoted(" ".join(text_of(take(item, "caption", str)).split()))
+            caption, _ = unquoted(" ".join(take(item, "caption", str).split()))
             marks: list[Mark] = []
             seen: Counter[str] = Counter()
             for place, ref in enumerate(take(item, "refs", list)):
-                phrase = " ".join(text_of(take(ref, "sentence", str)).split())
+                phrase = " ".join(take(ref, "sentence", str).split())
                 found = find_phrase(caption, phrase, seen[phrase.lower()])
                 seen[phrase.lower()] += 1
                 if found is None:
                     skipped["phrase that is not in its caption"] += 1
                     continue
-                way = (len(store), text_of(name), "refs", place, "segmentation")
+                way = (len(store), name, "refs", place, "segmentation")
                 marks.append((phrase, *found, [take(ref, "segmentation", object)], way))
             store.append(begin, stop)
-            size = (item["height"], item["width"]) if {"height", "width"} <= item.keys() else None
-            yield Told(f"image {name}", text_of(take(item, "img_file_name", str)), size, caption, marks)
+            size = take_size(item) if {"height", "width"} <= item.keys() else None
+            yield Told(f"image {name}", take(item, "img_file_name", str), size, caption, marks)
 
 
 def find_phrase(caption: str, phrase: str, number: int = 0, begin: int = 0) -> tuple[int, int] | None:
@@ -298,8 +301,8 @@ def read_flickr(path: Path, store: Records, problems: Problems, skipped: Counter
         name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
         with problems.at(f"{path}: {key.rstrip('s')} {name}"):
             if key == "images":
-                caption = text_of(take(record, "caption", str)).strip()
-                file, size = text_of(take(record, "file_name", str)), take_size(record)
+                caption = take(record, "caption", str).strip()
+                file, size = take(record, "file_name", str), take_size(record)
                 images[take_id(record, "id")] = Told(f"image {name}", file, size, caption)
             elif key == "annotations":
                 image = take_id(record, "image_id")
@@ -333,9 +336,12 @@ def read_pair(path: Path, store: Records, problems: Problems, skipped: Counter[s
                 mask = take(record, "segmentation", dict)
                 found.setdefault(take_id(record, "image_id"), []).append((mask, (len(store), "segmentation")))
                 store.append(start, stop)
-    data = read_json(path, dict)
-    files = {image.get("id"): image.get("file_name") for image in take(data, "images", list)}
-    for number, record in enumerate(take(data, "annotations", list)):
+    data, files = read_json(path, dict), dict[Any, str]()
+    for number, record in enumerate(take_list(data, "images", path)):
+        with problems.at(f"{path}: image {name_in(record, number)}"):
+            name = take_id(record, "id")
+            files[name] = take(record, "file_name", str) if "file_name" in record else f"{name}.jpg"
+    for number, record in enumerate(take_list(data, "annotations", path)):
         with problems.at(f"{path}: annotation number {number}"):
             image, labels = take_id(record, "image_id"), take(record, "labels", list)
             if image not in files:
@@ -355,7 +361,7 @@ def read_pair(path: Path, store: Records, problems: Problems, skipped: Counter[s
                     continue
                 cursor = where[1]
                 marks.append((label, *where, [mask], way))
-            yield Told(f"image {image}", files[image] or f"{image}.jpg", None, caption, marks)
+            yield Told(f"image {image}", files[image], None, caption, marks)
 
 
 def masks_of_pair(path: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import masks
+from mglmm_data.annotation import check_segmentation
 from mglmm_data.benchmarks import OPENERS, phrase_start
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
@@ -26,6 +27,7 @@ from mglmm_data.reading import (
     Pictures,
     Problems,
     load_picture,
+    named,
     read_box,
     read_jsonl,
     shown,
@@ -107,8 +109,9 @@ class GritSource:
                 self.skipped["box cut at the border"] += cut
                 read.append(found)
             for rle in rles[number]:
-                if not isinstance(rle, dict) or tuple(rle.get("size", ())) != size:
+                if not isinstance(rle, dict) or rle.get("size") != [*size]:
                     raise ValueError(f"turn {number} has a mask that is no RLE of size {size} (height, width)")
+                check_segmentation(rle, size)
             if rles[number] and len(rles[number]) != len(read):
                 raise ValueError(f"turn {number} has {len(read)} boxes and {len(rles[number])} masks")
             turns.append([_pieces(text, len(read), words[number], number), read, rles[number]])
@@ -136,7 +139,10 @@ class GritSource:
             text, spans = "", []
             for piece in pieces:
                 words, places = (piece, []) if isinstance(piece, str) else piece
-                new = [self._region(boxes[k], rles[k] if rles else None, size, number % 2 == 0, rng) for k in places]
+                with named(where):
+                    new = [
+                        self._region(boxes[k], rles[k] if rles else None, size, number % 2 == 0, rng) for k in places
+                    ]
                 if new:
                     spans.append((len(text), len(text) + len(words), range(len(regions), len(regions) + len(new))))
                 regions += new

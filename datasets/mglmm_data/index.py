@@ -2,7 +2,8 @@
 
 A json of 100,000 annotations is walked once at start-up. Kept are arrays (byte offsets, ids) and packed names, so a
 sample costs some tens of bytes; a record is parsed again from the file when its sample is read. The file is scanned as
-latin-1, in which a character is a byte: the structure of a UTF-8 json is ASCII, so the offsets are those of the file.
+latin-1, in which a character is a byte: the structure of a UTF-8 json is ASCII, so the offsets are those of the file. A
+record with other bytes in it is parsed again from its own.
 """
 
 from __future__ import annotations
@@ -111,7 +112,10 @@ class Records(Sequence[Any]):
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    state = path.stat()
+    try:
+        state = path.stat()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist; check the path of the annotations") from error
     return state.st_size, state.st_mtime_ns
 
 
@@ -121,7 +125,7 @@ def walk(
     """Every record of a json file with its place: `(key, start, end, record)`, in file order.
 
     Of an object whose values are lists, each element, under the list's key; its other values whole, under their key.
-    Of a list, each element, under "". Texts come as latin-1 reads them; `text_of` gives a record's name as it is.
+    Of a list, each element, under "".
 
     Args:
         problems: takes records that hold NaN, infinity or text that is no UTF-8, which are then left out.
@@ -132,8 +136,8 @@ def walk(
     """
     path = Path(path)
     problems = problems or Problems()
-    text, foreign = _text(path)
-    bad: list[str] = []
+    text, bad = _text(path), list[str]()
+    is_ascii = text.isascii()
     scan = json.JSONDecoder(parse_constant=bad.append).raw_decode
 
     def value(at: int, name: str, number: int | None = None) -> tuple[Any, int]:
@@ -141,11 +145,14 @@ def walk(
             found, end = scan(text, at)
         except (json.JSONDecodeError, RecursionError) as error:
             raise _cut(path, _where(name, number), str(error)) from error
-        if not bad and not at <= foreign < end:
-            return found, end
         wrong = f"{bad[0]}, which is no number" if bad else ""
-        if at <= foreign < end:
-            wrong = f"text that is not UTF-8 (byte {foreign}); save the file as UTF-8"
+        if not is_ascii and not (part := text[at:end]).isascii():
+            try:
+                found = json.loads(part.encode("latin-1").decode("utf-8"))
+            except UnicodeDecodeError as error:
+                wrong = f"text that is not UTF-8 (byte {at + error.start}); save the file as UTF-8"
+        if not wrong:
+            return found, end
         bad.clear()
         told = f" (id {found['id']})" if isinstance(found, dict) and "id" in found else ""
         with problems.at(f"{path}: {_where(name, number)}{told}"):
@@ -160,14 +167,14 @@ def walk(
         while text[at : at + 1] != "}":
             key, at = value(at, "its first level")
             at = _expect(path, text, _skip(text, at), ":", f"after {key!r}")
-            if text[at : at + 1] == "[":
+            if text[at : at + 1] == "[" and key is not LEFT_OUT:
                 if lists is not None:
                     lists.add(str(key))
                 at = yield from _elements(path, text, str(key), at, value)
             else:
                 found, end = value(at, str(key))
-                if found is not LEFT_OUT:
-                    yield text_of(str(key)), at, end, found
+                if found is not LEFT_OUT and key is not LEFT_OUT:
+                    yield str(key), at, end, found
                 at = end
             at = _skip(text, at)
             if text[at : at + 1] != "}":
@@ -182,7 +189,7 @@ def _elements(
     path: Path, text: str, key: str, at: int, value: Callable[[int, str, int], tuple[Any, int]]
 ) -> Iterator[tuple[str, int, int, Any]]:
     """The elements of the list that begins at `at`; returns (`yield from`) the place behind it."""
-    name, number, key = key or "record", 0, text_of(key)
+    name, number = key or "record", 0
     at = _skip(text, at + 1)
     while text[at : at + 1] != "]":
         found, end = value(at, name, number)
@@ -218,26 +225,11 @@ def _cut(path: Path, where: str, what: str) -> ValueError:
     return ValueError(f"{path} cannot be read as json ({where}: {what}); export or download it again")
 
 
-def _text(path: Path) -> tuple[str, int]:
-    """The file as latin-1 reads it, and the first byte that is no UTF-8 (-1)."""
+def _text(path: Path) -> str:
+    """The file as latin-1 reads it."""
     try:
-        raw = path.read_bytes()
+        return path.read_bytes().decode("latin-1")
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the path of the annotations") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({error}); check the path of the annotations") from error
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return raw.decode("latin-1"), error.start
-    return raw.decode("latin-1"), -1
-
-
-def text_of(text: str) -> str:
-    """A text out of `walk` as the file means it: UTF-8, or latin-1 (cp1252) where its bytes are no UTF-8."""
-    if text.isascii() or any(ord(sign) > 0xFF for sign in text):  # an escape such as \\u4e2d was decoded by the scanner
-        return text
-    try:
-        return text.encode("latin-1").decode("utf-8")
-    except UnicodeDecodeError:
-        return text

@@ -9,6 +9,7 @@ The file stays on disk: of each sample only the place of its line is held.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from mglmm_data.sample import Sample
 from mglmm_data.telling import Kind, Named, Teller, check_tasks, near, reading_order
 
 SCHEMA = Path(__file__).with_name("sample.schema.json")
+LOCAL = ("file", "empty_masks")
+"""Keys of `meta` that are true only where the sample was read."""
+TOLD = re.compile(rb'"conversations"\s*:\s*\[')
 
 
 class JsonlSource:
@@ -87,7 +91,7 @@ class JsonlSource:
                     begin, offset = offset, offset + len(line)
                     if not line.strip():
                         continue
-                    if self.problems.on_error == "fail" and b'"conversations"' in line:
+                    if self.problems.on_error == "fail" and _is_told(line):
                         places.append((begin, number))
                         continue
                     with self.problems.at(f"{self.path}: line {number}"):
@@ -137,7 +141,8 @@ class JsonlSource:
             loaded = load_photo(self._pictures.find(record.image))
             sample = from_record(record, loaded, self.path.parent)
             if record.conversations is None:
-                sample = self._tell(sample, np.random.default_rng([self.seed, index, epoch]))
+                assert self._teller is not None, "lines without conversations were seen when the file was indexed"
+                sample = tell_of_labels(sample, self._teller, np.random.default_rng([self.seed, index, epoch]))
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         mirror = self.mirror or ("swap" if record.conversations is None else "off")
@@ -148,16 +153,20 @@ class JsonlSource:
     def _name(self, record: SampleRecord, index: int) -> str:
         return record.id or f"{self.path.stem}/{index}"
 
-    def _tell(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """The sample with questions drawn from its labels; equal labels are one phrase, in reading order."""
-        assert self._teller is not None, "lines without conversations were seen when the file was indexed"
-        place = {old: new for new, old in enumerate(reading_order(sample.regions))}
-        named: dict[str, list[int]] = {}
-        for number, region in sorted(enumerate(sample.regions), key=lambda item: place[item[0]]):
-            if region.label:
-                named.setdefault(region.label, []).append(number)
-        told = self._teller.tell([Named(name, tuple(found)) for name, found in named.items()], (), rng)
-        return replace(sample, conversations=told, meta={"names": self.names, "crowd_regions": (), **sample.meta})
+
+def _is_told(line: bytes) -> bool:
+    """Whether a line has conversations for sure, without parsing it; `meta` may hold a key of that name."""
+    return line.count(b'"conversations"') == 1 and TOLD.search(line.partition(b'"meta"')[0]) is not None
+
+
+def tell_of_labels(sample: Sample, teller: Teller, rng: np.random.Generator) -> Sample:
+    """The sample with questions drawn from its labels; equal labels are one phrase, in reading order."""
+    named: dict[str, list[int]] = {}
+    for number in reading_order(sample.regions):
+        if label := sample.regions[number].label:
+            named.setdefault(label, []).append(number)
+    told = teller.tell([Named(name, tuple(found)) for name, found in named.items()], (), rng)
+    return replace(sample, conversations=told, meta={"names": teller.names, "crowd_regions": (), **sample.meta})
 
 
 def write_schema(path: Path = SCHEMA) -> None:
@@ -166,8 +175,8 @@ def write_schema(path: Path = SCHEMA) -> None:
 
 
 def portable(sample: Sample) -> Sample:
-    """A sample that says nothing of where its picture lay on this machine."""
-    return replace(sample, meta={key: value for key, value in sample.meta.items() if key != "file"})
+    """A sample that says nothing of where its picture lay on this machine, nor of masks that it has not any more."""
+    return replace(sample, meta={key: value for key, value in sample.meta.items() if key not in LOCAL})
 
 
 def dump_line(record: Mapping[str, Any]) -> str:

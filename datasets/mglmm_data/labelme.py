@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.images import LoadedImage, load_content, load_photo
 from mglmm_data.index import Strings
 from mglmm_data.masks import Rle, Size
-from mglmm_data.reading import Problems, read_json, shown, take, take_line
+from mglmm_data.reading import Problems, is_number, named, read_json, shown, take, take_line
 
 TASKS = {"panoptic": 1.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
 IGNORED = ("__ignore__", "_background_")
@@ -108,10 +107,8 @@ class LabelmeSource(Annotated):
             if name := self._check(number, shape):
                 group = shape.get("group_id")
                 key = (name, number if group is None else f"group {group}")
-                try:
+                with named(f"{path}: shape {number} ({name})"):
                     grouped.setdefault(key, []).append(shape_rle(shape, loaded.size))
-                except ValueError as error:
-                    raise ValueError(f"{path}: shape {number} ({name}): {error}; correct or remove it") from error
         items = [
             Item(name, masks.merged(rles, loaded.size), record=f"shape {number}")
             for (name, number), rles in grouped.items()
@@ -135,7 +132,7 @@ class LabelmeSource(Annotated):
                 if not isinstance(point, list) or len(point) != 2:
                     raise ValueError(f"a point is {shown(point)}; expected [x, y]")
                 for value in point:
-                    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                    if not is_number(value):
                         raise ValueError(f"a point holds {shown(value)}; expected finite numbers")
             least = {"polygon": 3, "rectangle": 2, "circle": 2}.get(kind, 1)
             if len(points) < least:

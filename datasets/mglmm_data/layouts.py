@@ -82,6 +82,7 @@ ENTRIES: dict[str, Entry] = {
     # semantic, parts, panoptic
     "ade20k": Entry("ade20k", {"root": ("ade20k", "Semantic_Segm/ade20k", "ADEChallengeData2016")}, {},
                     ("training", "validation")),
+    "ade20k_sample": Entry("ade20k", {"root": ("ade20k_sceneparsing/sampleData", "sampleData")}),
     "ade20k_full": Entry("ade20k_full", {"root": ("ADE20K_2021_17_01", "ade20k_full/ADE20K_2021_17_01")}),
     "cocostuff": Entry("cocostuff", {"root": ("cocostuff", "Semantic_Segm/coco_stuff", "coco_stuff"),
                                      "image_root": TRAIN2017}, {"split": "train"}),
@@ -94,8 +95,10 @@ ENTRIES: dict[str, Entry] = {
         "json_path": ("vlpart/pascal_part/train.json", "Semantic_Segm/pascal_part/train.json"),
         "image_root": ("vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages",
                        "Semantic_Segm/pascal_part/VOCdevkit/VOC2010/JPEGImages")}),
-    "camvid": Entry("camvid", {"root": ("camvid/train.txt", "CamVid/train.txt")}, {}, ("train", "val", "test")),
-    "carparts": Entry("carparts", {"json_path": ("carparts/trainingset/annotations.json",)}),
+    "camvid": Entry("camvid", {"root": ("camvid/train.txt", "CamVid/train.txt", "trainannot")}, {},
+                    ("train", "val", "test")),
+    "carparts": Entry("carparts", {
+        "json_path": ("carparts/trainingset/annotations.json", "trainingset/annotations.json")}),
     "voc": Entry("voc", {"root": ("VOCdevkit/VOC2012/SegmentationClass", "VOC2012/SegmentationClass")}, {},
                  ("train", "val")),
     "coco_train": _instances("train2017", TRAIN2017),

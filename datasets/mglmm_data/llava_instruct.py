@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, stream_json, take
+from mglmm_data.index import Records, Strings, walk
+from mglmm_data.reading import OnError, Pictures, Problems, load_picture, name_in, take
 from mglmm_data.sample import Conversation, Sample, Turn
 
 IMAGE = "<image>"
@@ -45,34 +46,39 @@ class LlavaInstruct:
         self.problems = Problems(on_error)
         self.skipped: Counter[str] = Counter()
         """What the json has that is no sample and no problem: records without an image."""
-        self._packed = Packed(self._records(Pictures(image_root)))
-        if not len(self._packed):
-            raise ValueError(f"{self.path} has no conversation about an image; check the file")
-
-    def _records(self, pictures: Pictures) -> Iterator[tuple[Any, str, list[str]]]:
-        for number, record in enumerate(stream_json(self.path)):
-            identity = record.get("id", f"number {number}") if isinstance(record, dict) else f"number {number}"
-            with self.problems.at(f"{self.path}: record {identity}"):
-                texts = read_conversation(record)
+        self._names, self._files, places = Strings(), Strings(), list[tuple[int, int]]()
+        pictures = Pictures(image_root)
+        for number, (key, start, end, record) in enumerate(walk(self.path, self.problems)):
+            if key:
+                raise ValueError(f"{self.path} holds an object at its top, with {key!r}; expected a list of records")
+            with self.problems.at(f"{self.path}: record {name_in(record, number)}"):
+                read_conversation(record)
                 if "image" not in record:
                     self.skipped["record without an image"] += 1
                     continue
-                yield identity, pictures.find(take(record, "image", str)), texts
+                self._files.append(pictures.find(take(record, "image", str)))
+                self._names.append(str(record.get("id", f"number {number}")))
+                places.append((start, end))
+        if not places:
+            raise ValueError(f"{self.path} has no conversation about an image; check the file")
+        self._records = Records(self.path)
+        for place in places:
+            self._records.append(*place)
 
     def __len__(self) -> int:
-        return len(self._packed)
+        return len(self._records)
 
     def id_of(self, index: int) -> str:
-        return f"{self.path.stem}/{self._packed[index][0]}"
+        return f"{self.path.stem}/{self._names[index]}"
 
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The record at `index`, the same in every epoch.
 
         Raises:
-            ValueError: the image is damaged.
+            ValueError: the image is damaged, or the json has changed since.
         """
-        identity, path, texts = self._packed[index]
-        loaded = load_picture(path, None, f"{self.path}: record {identity}")
+        path, texts = self._files[index], read_conversation(self._records[index])
+        loaded = load_picture(path, None, f"{self.path}: record {self._names[index]}")
         turns = tuple(Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(texts))
         return Sample(
             image=loaded.pixels,
@@ -106,7 +112,7 @@ def read_conversation(record: Any) -> list[str]:
         if text.count(IMAGE) != expected:
             where = "once, in the first question" if "image" in record else "only where the record has an image"
             raise ValueError(f"turn {number} has {IMAGE} {text.count(IMAGE)} times; it stands {where}")
-        texts.append(MARK.sub(" ", text).strip())
+        texts.append((MARK.sub(" ", text) if expected else text).strip())
         if not texts[-1]:
             raise ValueError(f"turn {number} is empty")
     if not texts or len(texts) % 2:

@@ -23,7 +23,7 @@ import numpy as np
 from mglmm_data import masks, wording
 from mglmm_data.annotation import Span, asked, check_segmentation, check_turns, choose, folders, ground, locate
 from mglmm_data.masks import Size
-from mglmm_data.reading import Pictures, Problems, load_picture, read_json, read_lines, take, take_line
+from mglmm_data.reading import Pictures, Problems, load_picture, named, read_json, read_lines, take, take_line
 from mglmm_data.sample import Conversation, Region, Sample, Turn
 from mglmm_data.telling import near
 
@@ -130,20 +130,19 @@ class MgscSource:
             caption, tags = read_parts(node)
             spans: list[Span] = []
             for key, start, end in tags:
-                try:
+                with named(f"{where}: node {node['number']}: {key}"):
                     label, rle = read_key(node, key, loaded.size)
                     mask = masks.decode(rle, loaded.size)
                     if not mask.any():
                         raise ValueError("its mask covers no pixel")
-                except ValueError as error:
-                    raise ValueError(f"{where}: node {node['number']}: {key}: {error}; correct or remove it") from error
                 spans.append(Span(start, end, (len(regions),)))
                 regions.append(Region.of_mask(mask, label))
-            grounded = ground(caption, spans)
+            with named(f"{where}: node {node['number']}"):
+                grounded = ground(caption, spans)
             notes += grounded.notes
             root = node["label"] == "root"
-            about = node["label"].split(":", 1)[-1].strip()
-            question = asked(wording.QUESTIONS["grounded" if root else "subtree"], rng, x=wording.definite(about))
+            about = wording.definite(subject_of(node))
+            question = asked(wording.QUESTIONS["grounded" if root else "subtree"], rng, x=about)
             turns = (Turn("user", question), Turn("assistant", grounded.text, grounded.phrases))
             conversations.append(Conversation(turns, task="caption", kind="root" if root else "subtree"))
         return Sample(
@@ -164,6 +163,13 @@ class MgscSource:
         )
 
 
+def subject_of(node: dict[str, Any]) -> str:
+    """What a node is about: `1: a man` is about a man."""
+    if not (subject := take_line(node, "label").split(":", 1)[-1].strip()):
+        raise ValueError(f"its 'label' is {node['label']!r}, which names nothing")
+    return subject
+
+
 def read_parts(node: dict[str, Any]) -> Part:
     """A node's caption without its tags, and what they were around; every key is checked.
 
@@ -177,6 +183,7 @@ def read_parts(node: dict[str, Any]) -> Part:
 
 
 def _parts(node: dict[str, Any]) -> Part:
+    subject_of(node)
     caption = " ".join(node["gcg_caption"].split()).strip('"').strip()
     text, tags, opened, last = "", list[tuple[str, int, int]](), None, 0
     keys = [take({"key": key}, "key", str) for key in node["gcg_labels"]]

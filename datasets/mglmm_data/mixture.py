@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mglmm_data.reading import read_sample
 from mglmm_data.sample import Sample
 from mglmm_data.telling import near
 
@@ -175,9 +176,9 @@ class Mixture:
                 fetch(indices)
 
     def sample(self, step: int) -> Sample:
-        """The sample of this rank's draw number `step`."""
+        """The sample of this rank's draw number `step`, read by `read_sample`."""
         name, index, epoch = self.at(step)
-        return self.sources[name].sample(index, epoch)
+        return read_sample(self.sources[name], index, epoch)
 
     def _before(self, block: int) -> list[int]:
         """How often each source is drawn in an epoch before a block of it begins."""

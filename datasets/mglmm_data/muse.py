@@ -20,7 +20,7 @@ import numpy as np
 from mglmm_data import wording
 from mglmm_data.annotation import Span, check_segmentation, check_turns, choose, ground, locate, region_of
 from mglmm_data.index import Records, walk
-from mglmm_data.reading import Packed, Pictures, Problems, load_picture, take, take_line, take_size
+from mglmm_data.reading import Packed, Pictures, Problems, load_picture, named, take, take_line, take_size
 from mglmm_data.sample import Conversation, Grounding, Region, Sample, Turn, compose
 from mglmm_data.telling import reading_order
 
@@ -147,16 +147,12 @@ class MuseSource:
             targets = record["answers"][question]
             places: list[int] = []
             for target in targets:
-                try:
-                    region = region_of(target["segmentation"], loaded.size, called(target))
-                except ValueError as error:
-                    raise ValueError(f"{where}: question {question}: {error}; correct or remove it") from error
+                with named(f"{where}: question {question}"):
+                    region = region_of(target["segmentation"], loaded.size, called(target)[0])
                 places.append(len(regions))
                 regions.append(region)
-            try:
+            with named(f"{where}: question {question}"):
                 text, phrases = self._answer(record, question, targets, places, regions)
-            except ValueError as error:
-                raise ValueError(f"{where}: question {question}: {error}") from error
             turns = (Turn("user", " ".join(record["questions"][question].split())), Turn("assistant", text, phrases))
             kind = "several" if len(targets) > 1 else "one"
             conversations.append(Conversation(turns, task="reasoning", kind=kind))
@@ -195,11 +191,14 @@ def plain(category: str) -> str:
     return wording.readable(category.split("_(")[0].split(" (")[0])
 
 
-def called(target: dict[str, Any]) -> str:
-    """What a target is called: its rephrased name, else its category."""
-    if target.get("rephrased_name"):
-        return take_line(target, "rephrased_name")
-    return plain(take_line(target, "category_name"))
+def called(target: dict[str, Any]) -> list[str]:
+    """What a target is called: its rephrased name, if it has one, and its category; one of them at least."""
+    names = [take_line(target, "rephrased_name")] if target.get("rephrased_name") not in (None, "") else []
+    if not names or "category_name" in target:
+        names.append(plain(take_line(target, "category_name")))
+    if not all(names):
+        raise ValueError(f"its 'category_name' is {target['category_name']!r}, which is no word")
+    return names
 
 
 def marked_answer(text: str, targets: Sequence[Any], places: Sequence[int]) -> tuple[str, tuple[Grounding, ...]]:
@@ -217,13 +216,13 @@ def marked_answer(text: str, targets: Sequence[Any], places: Sequence[int]) -> t
             spans.append(Span(spans[-1].start, spans[-1].end, (place,)))
             continue
         begin, end = start, start
-        for name in (called(target), plain(target.get("category_name", ""))):
-            found = [*re.finditer(rf"\b{re.escape(name.lower())}\w*", piece.lower())] if name else []
+        for name in called(target):
+            found = [*re.finditer(rf"\b{re.escape(name.lower())}\w*", piece.lower())]
             if found:
                 begin, end = start + found[-1].start(), start + found[-1].end()
                 break
         if not out.strip():
-            raise ValueError(f"its text answer {text!r} has nothing before its mark; correct or remove it")
+            raise ValueError(f"its text answer {text!r} has nothing before its mark")
         if begin == end:
             end = len(out.rstrip())
             begin = out.rfind(" ", 0, end) + 1
@@ -236,14 +235,14 @@ def listed_answer(
     targets: Sequence[Any], places: Sequence[int], regions: Sequence[Region]
 ) -> tuple[str, tuple[Grounding, ...]]:
     """`The brown dog and two cups.`: targets of one name are one phrase, in reading order."""
-    named: dict[str, list[int]] = {}
+    members_of: dict[str, list[int]] = {}
     for target, place in zip(targets, places, strict=True):
-        named.setdefault(called(target), []).append(place)
+        members_of.setdefault(called(target)[0], []).append(place)
     pieces: list[str | tuple[str, tuple[int, ...]]] = []
-    for number, (name, members) in enumerate(named.items()):
+    for number, (name, members) in enumerate(members_of.items()):
         words = wording.counted(name, len(members))
         order = reading_order([regions[place] for place in members])
         if number:
-            pieces.append(" and " if number == len(named) - 1 else ", ")
+            pieces.append(" and " if number == len(members_of) - 1 else ", ")
         pieces.append((words if number else words[0].upper() + words[1:], tuple(members[i] for i in order)))
     return compose(*pieces, ".")

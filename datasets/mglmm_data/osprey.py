@@ -19,9 +19,20 @@ import numpy as np
 
 from mglmm_data import wording
 from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, region_of
-from mglmm_data.index import Records, text_of, walk
+from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
-from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_line, take_size
+from mglmm_data.reading import (
+    Packed,
+    Pictures,
+    Problems,
+    load_picture,
+    named,
+    read_json,
+    shown,
+    take,
+    take_line,
+    take_size,
+)
 from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn
 
 SHORT = " Answer the question using a single word or phrase."
@@ -67,10 +78,10 @@ class OspreySource:
         entries: list[list[Any]] = []
         for number, (_, start, end, record) in enumerate(walk(self.path, self.problems)):
             with self.problems.at(f"{self.path}: record number {number}"):
+                file, marks, said, _ = self._read(record)
                 size = take_size(record) if "question_id" not in record else None
-                file, marks, said, loose = self._read(record)
                 for mark in marks:
-                    if not check_segmentation(mark, size or (1 << 30, 1 << 30)):
+                    if not check_segmentation(mark, size):
                         raise ValueError("has a region with an empty segmentation")
                 if not said:
                     self.skipped["image without a question"] += 1
@@ -83,10 +94,10 @@ class OspreySource:
 
     def _read(self, record: Any) -> tuple[str, list[Any], list[Said], bool]:
         """Image file, segmentations, questions with answers, and whether these stand alone."""
-        if "question_id" in record:
+        if isinstance(record, dict) and "question_id" in record:
             mark = take(take(record, "annotation", dict), "segmentation", object)
-            question = text_of(take_line(record, "text"))
-            return take(record, "image", str), [mark], [(question, self._answers.get(record["question_id"], ""))], True
+            said = [(take_line(record, "text"), self._answers.get(take(record, "question_id", int), ""))]
+            return take(record, "image", str), [mark], said, True
         marks = [take(item, "segmentation", object) for item in take(record, "annotation", list)]
         file, said = take(record, "file_name", str), list[Said]()
         if "description" in record:
@@ -160,10 +171,8 @@ class OspreySource:
         )
 
     def _region(self, segmentation: Any, size: Size, where: str) -> Region:
-        try:
+        with named(where):
             return region_of(segmentation, size)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}; correct or remove it") from error
 
     def _tell(self, said: list[Said], count: int, loose: bool, rng: np.random.Generator) -> tuple[Conversation, ...]:
         if loose:

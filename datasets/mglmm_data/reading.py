@@ -7,19 +7,22 @@ through (`on_error: fail`) or leaves the record out and keeps the sentence (`on_
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from mglmm_data.images import LoadedImage, load_photo
 from mglmm_data.masks import Size
-from mglmm_data.sample import Box
+from mglmm_data.sample import Box, Sample
 from mglmm_data.telling import near
+
+if TYPE_CHECKING:
+    from mglmm_data.registry import Source
 
 T = TypeVar("T")
 OnError = Literal["fail", "count"]
@@ -30,6 +33,36 @@ COCO_2014 = re.compile(r"^COCO_(train|val|test)(2014|2015)_")
 BLANKS = re.compile(r"[\s,]*")
 CHUNK = 1 << 22
 """Characters of a long json that are held at once."""
+WRONG_TYPE = (TypeError, AttributeError, LookupError, ArithmeticError)
+"""What comes of a field of another type than its format has, where no check of ours met it first."""
+
+
+def sentence(error: Exception) -> str:
+    """What an error says of an annotation: a `ValueError` has a sentence already, `WRONG_TYPE` gets one."""
+    if isinstance(error, WRONG_TYPE):
+        return f"a field is of another type than this format has ({type(error).__name__}: {error})"
+    return str(error)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """An annotation that is read with its sample: what is wrong with it is a `ValueError` that begins with `where`."""
+    try:
+        yield
+    except (ValueError, *WRONG_TYPE) as error:
+        raise ValueError(f"{where}: {sentence(error)}; correct or remove it") from error
+
+
+def read_sample(source: Source, index: int, epoch: int = 0) -> Sample:
+    """The sample of a source.
+
+    Raises:
+        ValueError: the picture or the annotation is wrong; of `WRONG_TYPE` too, by the sample's id.
+    """
+    try:
+        return source.sample(index, epoch)
+    except WRONG_TYPE as error:
+        raise ValueError(f"{source.id_of(index)}: {sentence(error)}; correct or remove it") from error
 
 
 class Problems:
@@ -43,11 +76,11 @@ class Problems:
 
     @contextmanager
     def at(self, where: str) -> Iterator[None]:
-        """A record: `ValueError`s inside get `where` (file and record) in front; not to be nested."""
+        """A record: what is wrong inside gets `where` (file and record) in front; not to be nested."""
         try:
             yield
-        except ValueError as error:
-            message = f"{where}: {error}"
+        except (ValueError, *WRONG_TYPE) as error:
+            message = f"{where}: {sentence(error)}"
             if self.on_error == "fail":
                 raise ValueError(f"{message}; correct or remove it, or set on_error: count to leave it out") from error
             self.found.append(message)
@@ -59,24 +92,27 @@ def shown(value: object) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a number: not NaN, not infinite, and no whole number that is too long for a float."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def take(record: Any, key: str, kind: type[T]) -> T:
     """A field of a json object that must be there and of this kind; `float` takes any finite number.
 
     Raises:
-        ValueError: the record is no object, the field is missing, of another type, NaN or infinite.
+        ValueError: the record is no object, the field is missing, of another type, or a number is not finite.
     """
     if not isinstance(record, dict):
         raise ValueError(f"is {shown(record)}; expected an object with {key!r}")
     if key not in record:
         raise ValueError(f"has no {key!r}")
-    value = record[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return value  # type: ignore[return-value]
-    if isinstance(value, bool) or not isinstance(value, kind):
+    value: Any = record[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"its {key!r} is {shown(value)}; expected {KINDS[kind]}")
-    if kind is float and not math.isfinite(value):  # type: ignore[arg-type]
-        raise ValueError(f"its {key!r} is {value}; expected a finite number")
-    return value
+    if kind in (int, float) and not is_number(value):
+        raise ValueError(f"its {key!r} is {str(value)[:60]}; expected a finite number")
+    return cast(T, value)
 
 
 def take_list(data: dict[str, Any], key: str, path: str | Path) -> list[Any]:
@@ -125,8 +161,8 @@ def read_box(values: Any, size: Size, form: Literal["xywh", "xyxy"], *, clip: bo
     if not isinstance(values, (list, tuple)) or len(values) != 4:
         raise ValueError(f"its box is {shown(values)}; expected four numbers")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"its box {list(values)} holds {shown(value)}; expected four finite numbers")
+        if not is_number(value):
+            raise ValueError(f"its box {shown(values)} holds {shown(value)}; expected four finite numbers")
     x1, y1, x2, y2 = (float(value) for value in values)
     if form == "xywh":
         x2, y2 = x1 + x2, y1 + y2
@@ -170,7 +206,7 @@ def read_json(path: str | Path, kind: Any = None) -> Any:
     text = read_text(path)
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as json ({error}); export or download it again") from error
     if kind is not None and not isinstance(data, kind):
         raise ValueError(f"{path} holds {type(data).__name__} at its top; expected {KINDS[kind]}")

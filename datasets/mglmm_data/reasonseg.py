@@ -11,7 +11,6 @@ border) and `utils/reason_seg_dataset.py` (how often an explanation is asked for
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from mglmm_data import wording
 from mglmm_data.annotation import MARKS, asked, check_turns, choose, locate
 from mglmm_data.masks import Size
-from mglmm_data.reading import Packed, Problems, load_picture, read_json, shown, take, take_line
+from mglmm_data.reading import Packed, Problems, is_number, load_picture, read_json, shown, take, take_line
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
 from mglmm_data.telling import near
 
@@ -196,7 +195,7 @@ def read_shapes(record: dict[str, Any]) -> list[tuple[bool, np.ndarray]]:
             if not isinstance(point, list) or len(point) != 2:
                 raise ValueError(f"its shape {number} ({label}) has the point {shown(point)}; expected [x, y]")
             for value in point:
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                if not is_number(value):
                     raise ValueError(f"its shape {number} ({label}) has the point {shown(point)}; expected numbers")
         shapes.append(("ignore" not in label, np.array(points, np.float64)))
     return shapes

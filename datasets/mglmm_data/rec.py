@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data.annotation import above, check_turns, choose, refer
-from mglmm_data.index import text_of, walk
+from mglmm_data.index import walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_box, take, take_id, take_line, take_size
 from mglmm_data.refer import COCO_FOLDERS, named
@@ -75,9 +75,9 @@ class RecSource:
             with self.problems.at(f"{self.path}: {name} {named(record, 'id', f'at byte {start}')}"):
                 row = None
                 if key == "images":
-                    caption = " ".join(text_of(take_line(record, "caption")).split())
+                    caption = " ".join(take_line(record, "caption").split())
                     images[take_id(record, "id")] = (
-                        text_of(take(record, "file_name", str)),
+                        take(record, "file_name", str),
                         take_size(record),
                         caption,
                     )
@@ -107,7 +107,7 @@ class RecSource:
         stem, under, number = take(record, "img_id", str).rpartition("_")
         if not under or not number.isdigit() or not stem:
             raise ValueError(f"its 'img_id' is {record['img_id']!r}; expected an image's name and an object's number")
-        return self._kept(f"{stem}.jpg", size, box, text_of(take_line(record, "sents")))
+        return self._kept(f"{stem}.jpg", size, box, take_line(record, "sents"))
 
     def _kept(self, file: str, size: Size, box: Box, expression: str) -> Row | None:
         if min(size) < self.min_side:

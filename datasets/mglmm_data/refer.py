@@ -20,9 +20,21 @@ import numpy as np
 
 from mglmm_data.annotation import check_segmentation, check_turns, choose, folders, locate, region_of
 from mglmm_data.annotation import refer as ask
-from mglmm_data.index import Records, text_of, walk
+from mglmm_data.coco import undisturbed
+from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
-from mglmm_data.reading import Packed, Pictures, Problems, load_picture, read_json, shown, take, take_id, take_size
+from mglmm_data.reading import (
+    WRONG_TYPE,
+    Packed,
+    Pictures,
+    Problems,
+    load_picture,
+    read_json,
+    shown,
+    take,
+    take_id,
+    take_size,
+)
 from mglmm_data.sample import Region, Sample
 from mglmm_data.telling import near, reading_order
 
@@ -89,81 +101,81 @@ class ReferSource:
             refs = refs or locate(folder, (f"{name}.p", f"{name}.json"), f"{name}.p or .json")
             instances = instances or folder / "instances.json"
         ways = CLEF_FOLDERS if dataset == "refclef" else COCO_FOLDERS
-        self.pictures = Pictures(image_root or folders(root, ways, f"folder of {dataset}'s images"))
+        pictures = Pictures(image_root or folders(root, ways, f"folder of {dataset}'s images"))
         self.refs_path, self.instances_path = Path(refs), Path(instances)
-        self._build(load_refs(self.refs_path))
+        with undisturbed():
+            self._build(load_refs(self.refs_path), pictures)
 
-    def _build(self, refs: list[Any]) -> None:
+    def _build(self, refs: list[Any], pictures: Pictures) -> None:
         """Group the split's expressions by image and check everything that they point at."""
         chosen: list[dict[str, Any]] = []
         splits: set[str] = set()
         for number, ref in enumerate(refs):
-            with self.problems.at(f"{self.refs_path}: ref {named(ref, 'ref_id', f'number {number}')}"):
+            try:
                 splits.add(take(ref, "split", str))
                 if in_split(ref["split"], self.split):
                     chosen.append(read_ref(ref))
+            except (ValueError, *WRONG_TYPE) as error:  # named only where it is needed: there are many records
+                with self.problems.at(f"{self.refs_path}: ref {named(ref, 'ref_id', f'number {number}')}"):
+                    raise error
         if not chosen and not self.problems.found:
             raise ValueError(f"{self.refs_path} has nothing in split {self.split!r}{near(self.split, splits)}")
         self._read_instances({ann for ref in chosen for ann in ref["anns"]}, {ref["image"] for ref in chosen})
         grouped: dict[Any, list[Any]] = {}
-        self._there: set[Any] = set()
+        files: dict[Any, str] = {}
         for ref in chosen:
             with self.problems.at(f"{self.refs_path}: ref {ref['id']}"):
+                if (image := ref["image"]) not in self._images:
+                    raise ValueError(f"is on image id {image}, which {self.instances_path} does not have")
+                if image not in files:
+                    files[image] = pictures.find(self._images[image][0])
                 if (rows := self._rows(ref)) is not None:
-                    grouped.setdefault(ref["image"], []).append([ref["id"], rows, ref["sents"]])
-        self._entries = Packed([self._images[image], items] for image, items in grouped.items())
-        del self._images, self._found, self._there
+                    grouped.setdefault(image, []).append([ref["id"], rows, ref["sents"]])
+        self._entries = Packed([[key, files[key], *self._images[key][1]], items] for key, items in grouped.items())
+        del self._images, self._found
         if not grouped and not self.problems.found:
             raise ValueError(f"{self.refs_path}: no object of split {self.split!r} has a mask; take another split")
 
     def _read_instances(self, anns: set[Any], images: set[Any]) -> None:
         """Find the images and annotations that are spoken of; of the annotations only their place in the file stays."""
         self._store = Records(self.instances_path)
-        self._images: dict[Any, list[Any]] = {}
+        self._images: dict[Any, tuple[str, Size]] = {}
         self._found: dict[Any, tuple[int, Any, Any]] = {}
         self._names: dict[Any, str] = {}
-        sizes: dict[Any, Size] = {}
         later: list[tuple[int, Any, Any]] = []
         wanted = {"images": images, "annotations": anns}
         for key, start, end, record in walk(self.instances_path, self.problems):
             number = record.get("id") if key in wanted and type(record) is dict else None
             if type(number) in (int, str) and number not in wanted[key]:
                 continue
-            with self.problems.at(
-                f"{self.instances_path}: {key.rstrip('s')} {named(record, 'id', f'at byte {start}')}"
-            ):
+            try:
                 if key == "images":
-                    sizes[take_id(record, "id")] = take_size(record)
-                    self._images[record["id"]] = [
-                        record["id"],
-                        text_of(take(record, "file_name", str)),
-                        *sizes[record["id"]],
-                    ]
+                    name, size = take_id(record, "id"), take_size(record)
+                    self._images[name] = (take(record, "file_name", str), size)
                 elif key == "categories":
-                    self._names[take_id(record, "id")] = text_of(take(record, "name", str))
+                    self._names[take_id(record, "id")] = take(record, "name", str)
                 elif key == "annotations":
                     ann, image = take_id(record, "id"), take_id(record, "image_id")
-                    if image in sizes:
-                        self._found[ann] = (len(self._store), image, self._check(record, sizes[image]))
+                    if image in self._images:
+                        self._found[ann] = (len(self._store), image, self._check(record, self._images[image][1]))
                     else:
                         later.append((len(self._store), image, ann))
                     self._store.append(start, end)
+            except (ValueError, *WRONG_TYPE) as error:
+                where = f"{key.rstrip('s')} {named(record, 'id', f'at byte {start}')}"
+                with self.problems.at(f"{self.instances_path}: {where}"):
+                    raise error
         for row, image, ann in later:  # a json may hold its images last
             with self.problems.at(f"{self.instances_path}: annotation {ann}"):
-                if image not in sizes:
+                if image not in self._images:
                     raise ValueError(f"is on image id {image}, which is not among the images")
-                self._found[ann] = (row, image, self._check(self._store[row], sizes[image]))
+                self._found[ann] = (row, image, self._check(self._store[row], self._images[image][1]))
 
     def _check(self, record: Mapping[str, Any], size: Size) -> bool:
         return check_segmentation(take(record, "segmentation", object), size)
 
     def _rows(self, ref: Mapping[str, Any]) -> list[int] | None:
         """The places of a ref's annotations, [] for no target; None where its objects have no mask."""
-        if ref["image"] not in self._images:
-            raise ValueError(f"is on image id {ref['image']}, which {self.instances_path} does not have")
-        if ref["image"] not in self._there:
-            self.pictures.find(self._images[ref["image"]][1])
-            self._there.add(ref["image"])
         rows: list[int] = []
         for ann in ref["anns"]:
             if ann not in self._found:
@@ -197,10 +209,8 @@ class ReferSource:
         Raises:
             ValueError: the image is damaged or of another size, or a mask does not decode or covers no pixel.
         """
-        (image_id, file, *size), refs = self._entries[index]
-        where = f"{self.instances_path}: image {image_id}"
-        path = self.pictures.find(file)
-        loaded = load_picture(path, (size[0], size[1]), where)
+        (image_id, path, *size), refs = self._entries[index]
+        loaded = load_picture(path, (size[0], size[1]), f"{self.instances_path}: image {image_id}")
         rows = sorted({row for _, rows, _ in refs for row in rows})
         regions = [self._region(record, loaded.size) for record in self._store.many(rows)]
         order = reading_order(regions)

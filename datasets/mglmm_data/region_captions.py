@@ -16,6 +16,7 @@ import numpy as np
 
 from mglmm_data.annotation import check_turns
 from mglmm_data.asking import check_weights
+from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     OnError,
@@ -25,7 +26,6 @@ from mglmm_data.reading import (
     load_picture,
     name_in,
     read_box,
-    read_json,
     take,
     take_id,
     take_line,
@@ -33,8 +33,11 @@ from mglmm_data.reading import (
     take_size,
     with_both_halves,
 )
-from mglmm_data.sample import Sample
+from mglmm_data.sample import Box, Sample
 from mglmm_data.visual_genome import ask_about
+
+Place = tuple[int, int]
+"""First byte of a record in the json, and the one behind it."""
 
 
 class RegionCaptions:
@@ -73,45 +76,66 @@ class RegionCaptions:
         self.clip, self.min_side, self.problems = clip_boxes, min_side, Problems(on_error)
         self.skipped: Counter[str] = Counter()
         """What is repaired or left out by an option, counted: boxes cut at the border, boxes below `min_side`."""
-        data = read_json(self.path, dict)
-        images = self._images(take_list(data, "images", self.path), Pictures(with_both_halves(image_root)))
-        grouped: dict[tuple[str, Size], list[Any]] = {}
-        for number, record in enumerate(take_list(data, "annotations", self.path)):
-            with self.problems.at(f"{self.path}: annotation {name_in(record, number)}"):
-                image = take_id(record, "image_id")
-                if image not in images:
-                    raise ValueError(f"is on image id {image}, which is not among the images that could be used")
-                file, size, caption = images[image]
-                if item := self._item(record, size, caption):
-                    grouped.setdefault((file, size), []).append(item)
-        self._packed = Packed([file, size, items] for (file, size), items in grouped.items())
-        if not grouped:
+        self._pictures = Pictures(with_both_halves(image_root))
+        self._images: dict[int | str, tuple[tuple[str, Size], Place, str]] = {}
+        self._places: dict[tuple[str, Size], list[Place]] = {}
+        counts: Counter[str] = Counter()
+        lists: set[str] = set()
+        later: list[tuple[Any, int, Place]] = []
+        for key, start, end, record in walk(self.path, self.problems, lists):
+            if key == "images" and key in lists:
+                self._image(record, counts[key], (start, end))
+            elif key == "annotations" and key in lists:
+                if "images" in lists:
+                    self._annotation(record, counts[key], (start, end))
+                else:
+                    later.append((record, counts[key], (start, end)))
+            counts[key] += 1
+        for key in ("images", "annotations"):
+            take_list(dict.fromkeys(sorted(lists), []), key, self.path)
+        for record in later:
+            self._annotation(*record)
+        if not self._places:
             raise ValueError(f"{self.path} has no region with a text; {len(self.problems.found)} records are wrong")
+        self._records, packed = Records(self.path), []
+        for (file, size), places in self._places.items():
+            packed.append([file, size, len(self._records), len(self._records) + len(places)])
+            for place in places:
+                self._records.append(*place)
+        self._packed = Packed(packed)
+        del self._pictures, self._images, self._places
 
-    def _images(self, records: list[Any], pictures: Pictures) -> dict[int | str, tuple[str, Size, str]]:
-        images: dict[int | str, tuple[str, Size, str]] = {}
-        for number, record in enumerate(records):
-            with self.problems.at(f"{self.path}: image {name_in(record, number)}"):
-                identity, size = take_id(record, "id"), take_size(record)
-                if identity in images:
-                    raise ValueError("its id is there twice; ids must be unique")
-                caption = take_line(record, "caption") if "caption" in record else ""
-                images[identity] = (pictures.find(take(record, "file_name", str)), size, caption)
-        return images
+    def _image(self, record: Any, number: int, place: Place) -> None:
+        with self.problems.at(f"{self.path}: image {name_in(record, number)}"):
+            identity, size = take_id(record, "id"), take_size(record)
+            if identity in self._images:
+                raise ValueError("its id is there twice; ids must be unique")
+            caption = take_line(record, "caption") if "caption" in record else ""
+            file = self._pictures.find(take(record, "file_name", str))
+            self._images[identity] = ((file, size), place, caption)
 
-    def _item(self, record: Any, size: Size, caption: str) -> tuple[Any, str] | None:
-        text = take_line(record, "caption") if "caption" in record or not caption else caption
-        values = take(record, "bbox", list)
+    def _annotation(self, record: Any, number: int, place: Place) -> None:
+        with self.problems.at(f"{self.path}: annotation {name_in(record, number)}"):
+            image = take_id(record, "image_id")
+            if image not in self._images:
+                raise ValueError(f"is on image id {image}, which is not among the images that could be used")
+            picture, of, caption = self._images[image]
+            own = "caption" in record or not caption
+            if own:
+                take_line(record, "caption")
+            _, cut = self._box(record, picture[1])
+            if min(record["bbox"][2:]) < self.min_side:
+                self.skipped[f"box below {self.min_side:g} px"] += 1
+                return
+            self.skipped["box cut at the border"] += cut
+            self._places.setdefault(picture, []).extend([place] if own else [place, of])
+
+    def _box(self, record: Any, size: Size) -> tuple[Box, bool]:
         try:
-            box, cut = read_box(values, size, "xywh", clip=self.clip)
+            return read_box(take(record, "bbox", list), size, "xywh", clip=self.clip)
         except ValueError as error:
             hint = "" if self.clip or "leaves" not in str(error) else " (clip_boxes: true cuts such boxes)"
             raise ValueError(f"{error}{hint}") from error
-        if min(values[2:]) < self.min_side:
-            self.skipped[f"box below {self.min_side:g} px"] += 1
-            return None
-        self.skipped["box cut at the border"] += cut
-        return box, text
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -123,11 +147,14 @@ class RegionCaptions:
         """The picture at `index` with questions drawn by (seed, index, epoch); `Region.label` is a region's text.
 
         Raises:
-            ValueError: the image is damaged, or of another size than the json says.
+            ValueError: the image is damaged, or of another size than the json says; or the json has changed since.
         """
-        file, (height, width), items = self._packed[index]
-        told: list[Any] = items
-        size = (height, width)
+        file, (height, width), first, last = self._packed[index]
+        size, records = (height, width), iter(self._records[first:last])
+        told: list[Any] = []
+        for record in records:  # one without a text is followed by its image, which has it
+            holder = record if "caption" in record else next(records)
+            told.append([self._box(record, size)[0], take_line(holder, "caption")])
         loaded = load_picture(file, size, f"{self.path}: image {Path(file).name}")
         rng = np.random.default_rng([self.seed, index, epoch])
         subjects = dict.fromkeys(self.tasks, told)

@@ -19,6 +19,21 @@ from mglmm_data.telling import near
 
 VARIABLE = "MGLMM_DATA"
 Roots = str | Path | Sequence[str | Path]
+FOLDERS = {"folder": ("images", "masks"), "yolo": ("images", "labels"), "voc": ("JPEGImages", "SegmentationClass")}
+"""Type -> the folders that prove it."""
+KEYS = {
+    b'"imagePath"': ("labelme", "root"),
+    b'"predicted_iou"': ("sa1b", "root"),
+    b'"segments_info"': ("coco_panoptic", "json_path"),
+    b'"obj_ann_id"': ("paco_lvis", "json_path"),
+    b'"attribute_ids"': ("fashionpedia", "json_path"),
+    b'"neg_category_ids"': ("lvis", "json_path"),
+    b'"img_id"': ("rec", "path"),
+    b'"segmentation"': ("coco", "json_path"),
+}
+"""A key that only jsons of a type have, the rarer first -> type and parameter; COCO's is checked for categories."""
+UNKNOWN = "whose keys do not tell its type; write a config, such as `sources: {mine: {type: coco, json_path: FILE}}`"
+JSONS = ("*.json", "annotations/*.json", "data/*.json")
 
 
 def roots_of(roots: Roots | None = None) -> list[Path]:
@@ -116,12 +131,12 @@ def _has_split(spec: Mapping[str, Any]) -> bool:
 def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
     """name -> spec of each source at a path, or of the data set of that name.
 
-    A folder may hold data sets in a known layout, `samples.jsonl`, `images/` with `masks/`, shards (`*.tar`), or
-    labelme's json; a file may be a JSONL, a COCO-style json, or a shard; shards may also be a URL or a pattern
+    A folder may hold data sets in a known layout, `samples.jsonl`, the folders of `FOLDERS`, shards (`*.tar`), or jsons
+    of `KEYS`; a file may be a JSONL, such a json, or a shard; shards may also be a URL or a pattern
     (`shards/{000000..000009}.tar`). `world` is the procedural world.
 
     Raises:
-        ValueError: there is nothing of the kind; what was looked for is said.
+        ValueError: there is nothing of the kind, or the keys of a json do not tell its type; what was tried is said.
     """
     path = Path(text)
     name = path.stem or "data"
@@ -129,12 +144,15 @@ def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
         return {"world": {"type": "world"}}
     if is_pattern(text):
         return {path.parent.name or "shards": {"type": "shards", "path": text}}
+    if path.is_file() and path.suffix.lower() == ".json":
+        if spec := _spec_of_json(path):
+            return {Path(spec.get("root", name)).name or name: spec}
+        raise ValueError(f"{text} is a json {UNKNOWN}; see datasets/README.md")
     if path.is_file() or "://" in text:
-        kinds = {".jsonl": ("jsonl", "path"), ".json": ("coco", "json_path"), ".tar": ("shards", "path")}
-        kind, parameter = kinds.get(path.suffix.lower(), ("shards" if "://" in text else "", "path"))
+        kind = {".jsonl": "jsonl", ".tar": "shards"}.get(path.suffix.lower(), "shards" if "://" in text else "")
         if not kind:
             raise ValueError(f"{text} is no data; give a .jsonl, a COCO-style .json, a .tar, a folder, or a config")
-        return {name: {"type": kind, parameter: text}}
+        return {name: {"type": kind, "path": text}}
     if not path.exists():
         base = text.partition("/")[0]
         if base in ENTRIES:
@@ -144,8 +162,9 @@ def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{text} is neither a file or folder nor a data set{near(text, [*ENTRIES, 'world'])}")
     if (path / "samples.jsonl").is_file():
         return {name: {"type": "jsonl", "path": text}}
-    if (path / "images").is_dir() and (path / "masks").is_dir():
-        return {name: {"type": "folder", "root": text}}
+    for kind, needed in FOLDERS.items():
+        if all((path / folder).is_dir() for folder in needed):
+            return {name: {"type": kind, "root": text}}
     if any(path.glob("*.tar")):
         return {name: {"type": "shards", "path": text}}
     found, partly = discover(path)
@@ -154,18 +173,30 @@ def specs_at(text: str, root: Roots | None = None) -> dict[str, dict[str, Any]]:
     loose = {file.stem: {"type": "jsonl", "path": str(file)} for file in sorted(path.glob("*.jsonl"))}
     if loose:
         return loose
-    if (path / "annotations.json").is_file():
-        return {name: {"type": "coco", "json_path": str(path / "annotations.json")}}
-    if any(path.glob("*.json")) and "labelme" in _types():
-        return {name: {"type": "labelme", "root": text}}
+    unknown = []
+    for file in sorted(file for pattern in JSONS for file in path.glob(pattern)):
+        spec = _spec_of_json(file)
+        if spec is None:
+            unknown.append(file.name)
+        elif "root" in spec:
+            return {name: spec}
+        else:
+            images = {} if file.parent == path else {"image_root": text}
+            found[name if file.stem == "annotations" else file.stem] = {**spec, **images}
+    if found:
+        return found
     gaps = f" (in part: {'; '.join(partly)})" if partly else ""
+    odd = f"; {', '.join(unknown[:3])}: a json {UNKNOWN}" if unknown else ""
     raise ValueError(
-        f"{text} holds no data that is known here: no samples.jsonl, no images/ with masks/, no *.tar, and no data set "
-        f"in the layout of LISA, GLaMM or MGLMM{gaps}; see datasets/README.md"
+        f"{text} holds no data that is known here: no samples.jsonl, no images/ with masks/ or labels/, no *.tar, "
+        f"and no data set in the layout of LISA, GLaMM or MGLMM{gaps}{odd}; see datasets/README.md"
     )
 
 
-def _types() -> Iterable[str]:
-    from mglmm_data.registry import SOURCES
-
-    return SOURCES
+def _spec_of_json(path: Path) -> dict[str, Any] | None:
+    """What a json is by its keys; None where they do not say it."""
+    content = path.read_bytes()
+    for key, (kind, parameter) in KEYS.items():
+        if key in content and (kind != "coco" or b'"categories"' in content):
+            return {"type": kind, parameter: str(path.parent if parameter == "root" else path)}
+    return None

@@ -17,7 +17,19 @@ import numpy as np
 from mglmm_data import wording
 from mglmm_data.annotation import asked, check_turns, region_of
 from mglmm_data.masks import Size
-from mglmm_data.reading import Pictures, Problems, load_picture, read_box, read_json, shown, take, take_id, take_size
+from mglmm_data.reading import (
+    Pictures,
+    Problems,
+    load_picture,
+    name_in,
+    named,
+    read_box,
+    read_json,
+    shown,
+    take,
+    take_id,
+    take_size,
+)
 from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn
 from mglmm_data.telling import near
 from mglmm_data.world.templates import REGION_WORDS
@@ -78,15 +90,17 @@ class Sa1bSource:
         """
         file = self._files[index]
         where = str(self.root / file)
-        try:
+        with named(where):
             data = read_json(self.root / file, dict)
             image = take(data, "image", dict)
-            size, name = take_size(image), take(image, "file_name", str)
+            size, name, identity = take_size(image), take(image, "file_name", str), take_id(image, "image_id")
             folder = Path(file).parent.as_posix()
             path = self.pictures.find(name if folder == "." else f"{folder}/{name}")
-            annotations = [one for one in take(data, "annotations", list) if self._good(one)]
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            every, annotations = take(data, "annotations", list), []
+        for number, annotation in enumerate(every):
+            with named(f"{where}: annotation {name_in(annotation, number)}"):
+                if self._good(annotation):
+                    annotations.append(annotation)
         loaded = load_picture(path, size, where)
         rng = np.random.default_rng([self.seed, index, epoch])
         order = rng.permutation(len(annotations)) if self.turns is not None else range(len(annotations))
@@ -94,12 +108,8 @@ class Sa1bSource:
         conversations: list[Conversation] = []
         for number in list(order)[: self.turns]:
             annotation = annotations[number]
-            try:
+            with named(f"{where}: annotation {name_in(annotation, number)}"):
                 given, mask = self._pair(annotation, size, rng)
-            except ValueError as error:
-                raise ValueError(
-                    f"{where}: annotation {annotation.get('id')}: {error}; correct or remove it"
-                ) from error
             conversations.append(_ask(len(regions), given.kind, rng))
             regions += [given, mask]
         return Sample(
@@ -110,7 +120,7 @@ class Sa1bSource:
             id=self.id_of(index),
             meta={
                 "source": "sa1b",
-                "image_id": take_id(image, "image_id"),
+                "image_id": identity,
                 "file": path,
                 "notes": loaded.notes,
                 "mirror": self.mirror,
@@ -122,7 +132,7 @@ class Sa1bSource:
     def _good(self, annotation: Any) -> bool:
         if not isinstance(annotation, dict):
             raise ValueError(f"its annotations hold {shown(annotation)}; expected objects")
-        return annotation.get("predicted_iou", 1.0) >= self.least_iou
+        return "predicted_iou" not in annotation or take(annotation, "predicted_iou", float) >= self.least_iou
 
     def _pair(self, annotation: dict[str, Any], size: Size, rng: np.random.Generator) -> tuple[Region, Region]:
         """The prompt and the mask of an annotation."""

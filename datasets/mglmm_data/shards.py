@@ -28,10 +28,13 @@ import numpy as np
 
 from mglmm_data.jsonl import dump_line, portable
 from mglmm_data.lines import to_record
+from mglmm_data.reading import Problems
 from mglmm_data.sample import Sample
 
 INDEX, KIND = "index.json", "mglmm-shard-index-v1"
 """The name of our index, and what stands in it; other programs write files of that name, too."""
+SCAN = 2
+"""Goes into the name of what is kept; one more wherever a scan finds or refuses more than before."""
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 PER_SHARD = 1000
 """Samples in a shard that we write."""
@@ -124,11 +127,14 @@ def expand(text: str) -> list[str]:
     return [f"{head}{value}{end}" for value in values for end in expand(tail)]
 
 
-def read_shards(where: str | Path) -> list[Shard]:
+def read_shards(where: str | Path, problems: Problems) -> list[Shard]:
     """All shards of a place with their samples, from `index.json` where there is one that fits, else by a scan.
 
+    Args:
+        problems: takes shards that are damaged, and samples without json or picture, which are then left out.
+
     Raises:
-        ValueError: there is no shard, or one is damaged.
+        ValueError: there is no shard, or one has such a problem.
     """
     urls = list_shards(where)
     known: dict[str, Any] = {}
@@ -146,21 +152,28 @@ def read_shards(where: str | Path) -> list[Shard]:
         if not is_url(url) and entry and (not Path(url).is_file() or entry["filesize"] != Path(url).stat().st_size):
             entry = {}  # the shard was written again since, or is gone
         places = np.array(entry.get("places", ()), np.int64).reshape(-1, 4)
-        shards.append(Shard(url, places) if len(places) else scan(url))
+        try:
+            shards.append(Shard(url, places) if len(places) else scan(url, problems))
+        except ValueError as error:  # it names the shard
+            if problems.on_error == "fail":
+                raise
+            problems.found.append(str(error))
     return shards
 
 
-def scan(url: str) -> Shard:
-    """Where the samples of a shard lie, from its headers; a shard that has not changed since is not scanned again.
+def scan(url: str, problems: Problems) -> Shard:
+    """Where the samples of a shard lie, from its headers; a sound one that has not changed is not scanned again.
 
     Raises:
         ValueError: the file is damaged, or a sample lacks its json or its picture.
     """
-    kept = _kept(url)
+    kept, before = _kept(url), len(problems.found)
     try:
         return Shard(url, np.load(kept, allow_pickle=False))
     except FileNotFoundError:
-        shard = _scan(url)
+        shard = _scan(url, problems)
+    if len(problems.found) > before:
+        return shard
     with contextlib.suppress(PermissionError):  # where nothing can be kept, the next start scans again
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=kept.parent, delete=False) as file:  # several processes may write it
@@ -183,10 +196,11 @@ def _kept(url: str) -> Path:
             facts = [os.path.realpath(url), status.st_size, status.st_mtime_ns]
     except (OSError, ImportError, ValueError) as error:
         raise ValueError(f"{url} cannot be read ({error}); check the address of the shards") from error
-    return home / "mglmm" / "shards" / f"{hashlib.blake2b(repr((url, facts)).encode(), digest_size=16).hexdigest()}.npy"
+    digest = hashlib.blake2b(repr((SCAN, url, facts)).encode(), digest_size=16).hexdigest()
+    return home / "mglmm" / "shards" / f"{digest}.npy"
 
 
-def _scan(url: str) -> Shard:
+def _scan(url: str, problems: Problems) -> Shard:
     samples: dict[str, dict[str, tuple[int, int]]] = {}
     try:
         with open_file(url) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -197,13 +211,19 @@ def _scan(url: str) -> Shard:
                     kind = "json" if suffix == "json" else "picture" if f".{suffix.lower()}" in PICTURES else ""
                     if kind:
                         samples.setdefault(f"{folder}{slash}{stem}", {})[kind] = (member.offset_data, member.size)
+            file.seek(tar.offset)  # where tarfile saw no further header: it takes any damage for the end
+            end = file.read(tarfile.RECORDSIZE)
+            if len(end) < tarfile.BLOCKSIZE or any(end):
+                raise tarfile.ReadError(f"no end of the archive at byte {tar.offset}")
     except tarfile.TarError as error:
-        raise ValueError(f"{url} is no tar file, or damaged ({error}); copy or write it again") from error
+        raise ValueError(f"{url} is no tar file, cut off or damaged ({error}); copy or write it again") from error
+    places = []
     for key, parts in samples.items():
-        for kind in ("json", "picture"):
-            if kind not in parts:
-                raise ValueError(f"{url}: sample {key!r} has no {kind}; a sample is KEY.json and KEY.jpg or KEY.png")
-    places = [[*parts["json"], *parts["picture"]] for parts in samples.values()]
+        with problems.at(f"{url}: sample {key!r}"):
+            for kind in ("json", "picture"):
+                if kind not in parts:
+                    raise ValueError(f"has no {kind}; a sample is KEY.json and KEY.jpg or KEY.png")
+            places.append([*parts["json"], *parts["picture"]])
     return Shard(url, np.array(places, np.int64).reshape(-1, 4))
 
 
@@ -285,7 +305,7 @@ def write_shards(samples: Iterable[tuple[Sample, bytes, str]], out: Path, per_sh
             tar.close()
     entries = []
     for path in paths:
-        shard = _scan(str(path))
+        shard = _scan(str(path), Problems())
         entry = {"url": path.name, "nsamples": len(shard), "filesize": path.stat().st_size}
         entries.append({**entry, "places": shard.places.tolist()})
     index = {"__kind__": KIND, "shardlist": entries}

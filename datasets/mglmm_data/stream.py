@@ -9,27 +9,22 @@ saved by asking for all samples of a batch at once (`fetch`), each by the range 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+
 from mglmm_data.images import load_content
+from mglmm_data.jsonl import tell_of_labels
 from mglmm_data.lines import from_record
 from mglmm_data.mixture import ShardOrder
 from mglmm_data.reading import OnError, Problems
 from mglmm_data.record import parse_record
 from mglmm_data.sample import Sample
-from mglmm_data.shards import (
-    Pieces,
-    Shard,
-    fetch_pieces,
-    is_url,
-    list_shards,
-    read_pieces,
-    read_shards,
-    scan,
-)
+from mglmm_data.shards import Pieces, Shard, fetch_pieces, is_url, read_pieces, read_shards
+from mglmm_data.telling import Kind, Teller, check_tasks, near
 
 BUFFER = 1000
 """Samples that are shuffled together."""
@@ -41,28 +36,47 @@ class ShardSource:
     Args:
         path: a folder, a file, or a pattern with `*`, `{000000..000009}` or `{a,b}`; here, or a URL that fsspec knows.
         buffer: samples that are shuffled together; ranks that draw side by side read from the same few shards.
-        mirror: for the augmentation, where a sample's `meta` does not say it.
-        on_error: a shard that cannot be read is an error (`fail`), or left out and kept in `problems.found` (`count`).
+        kind, tasks, turns, object_name, seed: for samples without conversations, how questions are drawn from the
+            labels, as in `JsonlSource`.
+        names: labels that may be asked for where they are absent; what is in shards is known only when it is read.
+        mirror: for the augmentation, where a sample's `meta` does not say it; by default "swap" for drawn questions,
+            "off" for written ones.
+        on_error: a shard that cannot be read, or a sample without json or picture, is an error (`fail`), or left out
+            and kept in `problems.found` (`count`).
     """
 
     def __init__(
-        self, path: str | Path, *, buffer: int = BUFFER, mirror: str = "off", on_error: OnError = "fail"
+        self,
+        path: str | Path,
+        *,
+        buffer: int = BUFFER,
+        kind: Kind = "instances",
+        tasks: Mapping[str, float] | None = None,
+        turns: int = 1,
+        object_name: str = "object",
+        names: Sequence[str] = (),
+        seed: int = 0,
+        mirror: str | None = None,
+        on_error: OnError = "fail",
     ) -> None:
         if buffer < 1:
             raise ValueError(f"buffer is {buffer}; at least 1 sample is held")
-        self.path, self.buffer, self.mirror, self.problems = path, buffer, mirror, Problems(on_error)
-        self.shards: list[Shard] = []
-        try:
-            self.shards = read_shards(path)
-        except ValueError:
-            if on_error == "fail":
-                raise
-            for url in list_shards(path):
-                with self.problems.at(url):
-                    self.shards.append(scan(url))
+        if kind not in ("instances", "parts"):
+            raise ValueError(f"kind is {kind!r}{near(kind, ('instances', 'parts'))}")
+        self.path, self.buffer, self.seed, self.mirror = path, buffer, seed, mirror
+        self.problems = Problems(on_error)
+        self._teller = Teller(
+            kind=kind,
+            names=names,
+            tasks=check_tasks(tasks, kind, False, turns),
+            turns=turns,
+            object_name=object_name,
+        )
+        self.shards = read_shards(path, self.problems)
         self._ends = list(accumulate(len(shard) for shard in self.shards))
         if not self._ends or not self._ends[-1]:
-            raise ValueError(f"{path} holds no sample; write shards with mglmm export --format webdataset")
+            wrong = f" ({self.problems.found[0]})" if self.problems.found else ""
+            raise ValueError(f"{path} holds no sample{wrong}; write shards with mglmm export --format webdataset")
         self.order = ShardOrder([len(shard) for shard in self.shards], buffer)
         self._held: dict[int, Pieces | ValueError] = {}
 
@@ -99,6 +113,8 @@ class ShardSource:
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The sample of that number; `meta` is its own with the picture's notes.
 
+        Where it has no conversations, they are drawn by (seed, index, epoch).
+
         Raises:
             ValueError: the shard cannot be read, or the sample is not of the format.
         """
@@ -108,8 +124,11 @@ class ShardSource:
             record = parse_record(line)
             loaded = load_content(picture, f"its picture {record.image!r}")
             sample = from_record(record, loaded, Path(shard.url).parent)
+            if record.conversations is None:
+                sample = tell_of_labels(sample, self._teller, np.random.default_rng([self.seed, index, epoch]))
         except ValueError as error:
             raise ValueError(f"{shard.url}: sample {number}: {error}") from error
         notes = tuple(dict.fromkeys([*sample.meta.get("notes", ()), *loaded.notes]))
-        meta = {"source": "shards", "mirror": self.mirror, **sample.meta, "notes": notes}
+        mirror = self.mirror or ("swap" if record.conversations is None else "off")
+        meta = {"source": "shards", "mirror": mirror, **sample.meta, "notes": notes}
         return replace(sample, id=sample.id or f"{Path(shard.url).stem}/{number}", meta=meta)

@@ -12,8 +12,9 @@ Source: Krishna et al. 2017, arXiv:1602.07332; homes.cs.washington.edu/~ranjay/v
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from mglmm_data import wording
 from mglmm_data.annotation import check_turns
 from mglmm_data.asking import check_weights, draw, given, question, told
+from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     OnError,
@@ -31,13 +33,12 @@ from mglmm_data.reading import (
     load_picture,
     name_in,
     read_box,
-    stream_json,
     take,
     take_line,
     take_size,
     with_both_halves,
 )
-from mglmm_data.sample import Box, Conversation, Region, Sample, compose
+from mglmm_data.sample import Conversation, Region, Sample, compose
 from mglmm_data.world import templates
 
 FILES = {"describe": "regions", "locate": "regions", "name": "objects", "relate": "relations"}
@@ -105,7 +106,7 @@ class VisualGenome:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
         Raises:
-            ValueError: the image is damaged, or of another size than `image_data.json` says.
+            ValueError: the image is damaged, or of another size than `image_data.json` says; or a file has changed.
         """
         image, path, (height, width) = self._packed[index]
         size = (height, width)
@@ -182,7 +183,7 @@ def _tell(task: str, subject: Any, count: int, rng: np.random.Generator, as_writ
 
 
 class Annotations:
-    """Visual Genome's records by image, checked and packed; `kinds` of regions, objects, attributes, relations.
+    """Visual Genome's records by image, checked once and read again when asked for; `kinds` are keys of `LAYOUT`.
 
     A region is `[box, phrase]`, an object `[box, name, attributes]`, a relation `[name, box, predicate, name, box]`
     (subject first); boxes are x1, y1, x2, y2 in px.
@@ -192,87 +193,105 @@ class Annotations:
         self.root, self.clip, self.problems = Path(root), clip, problems
         self.skipped: Counter[str] = Counter()
         """What is repaired or no problem, counted: boxes cut at the border, relations and objects without a name."""
-        self._sizes = self._read_sizes()
-        self._found = {kind: self._gather(kind, *LAYOUT[kind]) for kind in sorted(kinds)}
+        self._rows, self._sizes = dict[int, int](), array("q")
+        for number, _, _, record in self._read("image_data.json"):
+            with self.problems.at(f"{self.root / 'image_data.json'}: image {name_in(record, number, *IDS)}"):
+                image = take(record, "image_id" if "image_id" in record else "id", int)
+                self._sizes.extend(array("q", take_size(record)))
+                self._rows[image] = len(self._sizes) // 2 - 1
+        self._found = {kind: self._gather(kind) for kind in sorted(kinds)}
 
     def images(self) -> list[int]:
         """Ids of the images with at least one record, in ascending order."""
-        return sorted({image for found, _ in self._found.values() for image in found})
+        found = [places for places, _ in self._found.values()]
+        return sorted(image for image, row in self._rows.items() if any(places[row] >= 0 for places in found))
 
     def size(self, image: int) -> Size:
         """(H, W), px."""
-        return self._sizes[image]
+        row = self._rows[image]
+        return self._sizes[2 * row], self._sizes[2 * row + 1]
 
     def of(self, kind: str, image: int) -> list[Any]:
-        """The records of an image, in the file's order."""
-        places, packed = self._found[kind]
-        return packed[places[image]] if image in places else []
+        """The records of an image, in the file's order, without those that were found wrong."""
+        places, records = self._found[kind]
+        place = places[self._rows[image]]
+        return list(self._items(kind, image, records[place], Problems("count"), Counter())) if place >= 0 else []
 
-    def _read_sizes(self) -> dict[int, Size]:
-        sizes: dict[int, Size] = {}
-        path = self.root / "image_data.json"
-        for number, record in enumerate(stream_json(path)):
-            with self.problems.at(f"{path}: image {name_in(record, number, *IDS)}"):
-                sizes[take(record, "image_id" if "image_id" in record else "id", int)] = take_size(record)
-        return sizes
+    def _read(self, file: str) -> Iterator[tuple[int, int, int, Any]]:
+        """Number, first byte, end and content of each record of a file, which is a list."""
+        path = self.root / file
+        for number, (key, start, end, record) in enumerate(walk(path, self.problems)):
+            if key:
+                raise ValueError(f"{path} holds an object at its top, with {key!r}; expected a list of records")
+            yield number, start, end, record
 
-    def _gather(
-        self, kind: str, file: str, key: str, convert: Callable[[Annotations, Any, Size], Any]
-    ) -> tuple[dict[int, int], Packed]:
-        """image id -> its place, and the records of each image."""
-        path, places, kept = self.root / file, dict[int, int](), []
-        for number, record in enumerate(stream_json(path)):
-            image, items = None, []
+    def _gather(self, kind: str) -> tuple[array, Records]:
+        """Where among the kind's records each image's is (-1: it has none), and the records."""
+        file, key, _ = LAYOUT[kind]
+        path, places, kept = self.root / file, array("i", [-1]) * (len(self._sizes) // 2), list[tuple[int, int]]()
+        seen = set[int]()
+        for number, start, end, record in self._read(file):
+            image = None
             with self.problems.at(f"{path}: image {name_in(record, number, *IDS)}"):
-                items = take(record, key, list)
-                image = take(record, "image_id" if "image_id" in record else "id", int)
-                if image not in self._sizes:
+                take(record, key, list)
+                name = take(record, "image_id" if "image_id" in record else "id", int)
+                if name not in self._rows:
                     raise ValueError("is not in image_data.json")
-                if image in places:
+                if name in seen:
                     raise ValueError("is there twice")
-                places[image] = len(places)
-            if image not in places or len(kept) == len(places):
-                continue
-            good = []
-            for place, item in enumerate(items):
-                with self.problems.at(f"{path}: image {image}: {key[:-1]} {name_in(item, place, *IDS)}"):
-                    if (found := convert(self, item, self._sizes[image])) is not None:
-                        good.append(found)
-            kept.append(good)
-        return {image: place for image, place in places.items() if kept[place]}, Packed(kept)
+                seen.add(name)
+                image = name
+            if image is not None and list(self._items(kind, image, record, self.problems, self.skipped)):
+                places[self._rows[image]] = len(kept)
+                kept.append((start, end))
+        records = Records(path)
+        for place in kept:
+            records.append(*place)
+        return places, records
 
-    def _box(self, record: Any, size: Size, width: str = "w", height: str = "h") -> Box:
+    def _items(
+        self, kind: str, image: int, record: Any, problems: Problems, skipped: Counter[str]
+    ) -> Iterator[list[Any]]:
+        """What an image's record holds; `problems` takes what is wrong and `skipped` what is no problem."""
+        file, key, convert = LAYOUT[kind]
+        path, size = self.root / file, self.size(image)
+        for place, item in enumerate(record[key]):
+            with problems.at(f"{path}: image {image}: {key[:-1]} {name_in(item, place, *IDS)}"):
+                if (found := convert(self, item, size, skipped)) is not None:
+                    yield found
+
+    def _box(self, record: Any, size: Size, skipped: Counter[str], width: str = "w", height: str = "h") -> list[float]:
         values = tuple(take(record, name, float) for name in ("x", "y", width, height))
         try:
             box, cut = read_box(values, size, "xywh", clip=self.clip)
         except ValueError as error:
             hint = "" if self.clip or "leaves" not in str(error) else " (clip_boxes: true cuts such boxes)"
             raise ValueError(f"{error}{hint}") from error
-        self.skipped["box cut at the border"] += cut
-        return box
+        skipped["box cut at the border"] += cut
+        return [*box]
 
-    def _region(self, item: Any, size: Size) -> tuple[Box, str]:
-        return self._box(item, size, "width", "height"), take_line(item, "phrase")
+    def _region(self, item: Any, size: Size, skipped: Counter[str]) -> list[Any]:
+        return [self._box(item, size, skipped, "width", "height"), take_line(item, "phrase")]
 
-    def _object(self, item: Any, size: Size) -> tuple[Box, str, list[str]] | None:
-        box = self._box(item, size)
+    def _object(self, item: Any, size: Size, skipped: Counter[str]) -> list[Any] | None:
+        box = self._box(item, size, skipped)
         if not (name := name_of(item)):
-            self.skipped["object without a name"] += 1
+            skipped["object without a name"] += 1
             return None
         attributes = take(item, "attributes", list) if "attributes" in item else []
-        return box, name, [str(one).strip().lower() for one in attributes if str(one).strip()]
+        return [box, name, [str(one).strip().lower() for one in attributes if str(one).strip()]]
 
-    def _relation(self, item: Any, size: Size) -> tuple[str, Box, str, str, Box] | None:
+    def _relation(self, item: Any, size: Size, skipped: Counter[str]) -> list[Any] | None:
         ends = [take(item, end, dict) for end in ("subject", "object")]
         predicate = " ".join(take(item, "predicate", str).lower().split())
-        names, boxes = [name_of(end) for end in ends], [self._box(end, size) for end in ends]
+        names, boxes = [name_of(end) for end in ends], [self._box(end, size, skipped) for end in ends]
         if not predicate or not all(names):
-            self.skipped["relation without a name"] += 1
+            skipped["relation without a name"] += 1
             return None
-        return names[0], boxes[0], predicate, names[1], boxes[1]
+        return [names[0], boxes[0], predicate, names[1], boxes[1]]
 
 
-LAYOUT: dict[str, tuple[str, str, Callable[[Annotations, Any, Size], Any]]] = {
+LAYOUT: dict[str, tuple[str, str, Callable[[Annotations, Any, Size, Counter[str]], list[Any] | None]]] = {
     "regions": ("region_descriptions.json", "regions", Annotations._region),
     "objects": ("objects.json", "objects", Annotations._object),
     "attributes": ("attributes.json", "attributes", Annotations._object),

@@ -120,7 +120,7 @@ class YoloSource(Annotated):
                 except ValueError as error:
                     raise ValueError(f"holds something that is no number ({error})") from error
                 kind, shares = values[0], values[1:]
-                if kind != int(kind) or not 0 <= kind < len(self._words):
+                if not 0 <= kind < len(self._words) or kind != int(kind):
                     raise ValueError(f"has class {line.split()[0]}; there are {len(self._words)} names, from 0 on")
                 if not all(-EDGE <= share <= 1 + EDGE for share in shares):
                     wrong = next(share for share in shares if not -EDGE <= share <= 1 + EDGE)

@@ -74,7 +74,10 @@ def test_domains_and_lists_choose_images(coco, tmp_path):
         (lambda d: d["images"][1].update(file_name="3.png"), r"image 2: its image '3.png' is missing in"),
         (lambda d: d["images"][1].update(id=1), r"image 1: its id is there twice"),
         (lambda d: d["images"][1].update(height="20"), r"image 2: its 'height' is '20' \(str\); expected a whole"),
-        (lambda d: d["images"][1].update(width=float("nan")), r"image 2: its 'width' is nan"),
+        (
+            lambda d: d["images"][1].update(width=float("nan")),
+            r"images\[1\] \(id 2\): it holds NaN, which is no number",
+        ),
     ],
 )
 def test_a_wrong_record_is_named_or_counted(coco, tmp_path, change, message):
@@ -83,6 +86,15 @@ def test_a_wrong_record_is_named_or_counted(coco, tmp_path, change, message):
         CaptionSource(path, tmp_path)
     source = CaptionSource(path, tmp_path, on_error="count")
     assert source.problems.found and len(source) >= 1
+
+
+def test_a_text_in_latin_1_is_one_wrong_record(coco, tmp_path):
+    path = coco()
+    path.write_bytes(path.read_bytes().replace(b"A brown dog.", "Un café.".encode("latin-1")))
+    with pytest.raises(ValueError, match=r"captions.json: annotations\[1\] \(id 6\): it holds text that is not UTF-8"):
+        CaptionSource(path, tmp_path)
+    source = CaptionSource(path, tmp_path, per="caption", on_error="count")
+    assert answers(source) == ["A dog on the grass.", "Ein Hund — naïve."] and len(source.problems.found) == 1
 
 
 def test_a_picture_of_another_size_or_damaged_names_itself(coco, tmp_path):
@@ -100,8 +112,9 @@ def test_a_picture_of_another_size_or_damaged_names_itself(coco, tmp_path):
     ("content", "message"),
     [
         (b'{"images": [', r"cannot be read as json"),
-        ('{"images": ["\xe9"]}'.encode("latin-1"), r"is not UTF-8 \(byte 13 is 0xe9\); convert it.*iconv"),
-        (b"[]", r"holds list at its top; expected an object"),
+        ('{"images": ["\xe9"]}'.encode("latin-1"), r"images\[0\]: it holds text that is not UTF-8 \(byte 13\)"),
+        (b"[]", r"has no list 'images'"),
+        (b'{"images": [], "annotations": {}}', r"'annotations' is dict; expected a list"),
         (b"{}", r"has no list 'images'"),
         (b'{"images": []}', r"has no image with a caption"),
     ],

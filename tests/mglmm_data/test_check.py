@@ -7,8 +7,13 @@ import pytest
 from PIL import Image
 
 from mglmm_data.check import Found, check, kind_of, leaks, split_of, spread
+from mglmm_data.coco import CocoSource
+from mglmm_data.export import picture_of
+from mglmm_data.registry import make_source
+from mglmm_data.shards import write_shards
 
 SIZE = (30, 40)
+SQUARE = [5, 5, 15, 5, 15, 15, 5, 15]
 
 
 @pytest.fixture
@@ -74,15 +79,71 @@ def test_samples_that_can_be_read_may_still_be_wrong(tmp_path):
     assert all(problem.index == 0 and problem.file.endswith("a.png") for problem in report.problems)
 
 
+def test_masks_without_pixels_are_found_although_training_leaves_them_out(tmp_path):
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(tmp_path / "1.png")
+    shapes = ([SQUARE], [[5.1, 5.1, 5.2, 5.1, 5.2, 5.2]], {"size": [*SIZE], "counts": [1200]}, [])
+    data = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 30, "width": 40}],
+        "categories": [{"id": 3, "name": "dog"}],
+        "annotations": [
+            {"id": number, "image_id": 1, "category_id": 3, "segmentation": shape}
+            for number, shape in enumerate(shapes)
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    spec = {"type": "coco", "json_path": str(tmp_path / "a.json"), "tasks": {"panoptic": 1}}
+    problems = check({"mine": spec}, processes=1).problems
+    assert [(problem.kind, problem.index, problem.id) for problem in problems] == [("empty mask", 0, "a/1")] * 3
+    assert [problem.problem.split(": ")[1][:12] for problem in problems] == [f"annotation {n}" for n in (1, 2, 3)]
+    assert len(CocoSource(tmp_path / "a.json", tasks={"panoptic": 1}).sample(0).meta["notes"]) == 3
+    data["annotations"] = data["annotations"][1:3]
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    (problem,) = check({"mine": spec}, processes=1).problems  # nothing is left to ask about
+    assert problem.kind == "empty mask" and "annotation 1 (dog) covers no pixel" in problem.problem
+
+
+@pytest.mark.parametrize("kind", ["labelme", "yolo"])
+def test_polygons_without_pixels_are_found_in_other_families(tmp_path, kind):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    folder = tmp_path / "images" if kind == "yolo" else tmp_path
+    Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(folder / "a.png")
+    shapes = [
+        {"label": "dog", "points": points}
+        for points in ([[5, 5], [15, 5], [15, 15]], [[5.1, 5.1], [5.2, 5.1], [5.2, 5.2]])
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
+    (tmp_path / "labels" / "a.txt").write_text("16 0.1 0.1 0.5 0.1 0.5 0.5\n16 1.004 0.1 1.005 0.1 1.005 0.2\n")
+    (problem,) = check({"mine": {"type": kind, "root": str(tmp_path)}}, processes=1).problems
+    assert problem.kind == "empty mask" and "(dog) covers no pixel" in problem.problem and problem.index == 0
+
+
+def test_a_sample_without_a_question_is_a_problem(folder):
+    (folder / "samples.jsonl").write_text('{"image": "images/one.png", "conversations": []}\n')
+    (problem,) = check({"mine": {"type": "jsonl", "path": str(folder)}}, processes=1).problems
+    assert problem.kind == "no question" and problem.id == "samples/0"
+
+
 def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
-    lines = [{"image": f"images/{name}.png", "conversations": []} for name in ("one", "two")]
+    lines = [
+        {"image": f"images/{name}.png", "regions": [{"label": "cup", "box": [1, 1, 4, 4]}]} for name in ("one", "two")
+    ]
     (folder / "val.jsonl").write_text(json.dumps(lines[0]) + "\n")
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     specs = {name: {"type": "jsonl", "path": str(folder / f"{name}.jsonl")} for name in ("train", "val")}
     report = check(specs, processes=1)
     (leak,) = report.leaks
-    assert leak.kind == "in two splits" and leak.source == "val" and leak.problem.endswith("trained on in train")
+    assert leak.kind == "in two splits" and leak.source == "val" and "as in train (train)" in leak.problem
     assert leak.file.endswith("one.png") and report.problems == [leak]
+    train = make_source(specs["train"])
+    samples = [train.sample(index) for index in range(2)]
+    write_shards(((sample, *picture_of(sample)) for sample in samples), folder / "train")
+    specs["train"] = {"type": "shards", "path": str(folder / "train")}  # pixels, whatever they lie in
+    (folder / "test.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    specs["test"] = {"type": "jsonl", "path": str(folder / "test.jsonl")}
+    told = [(leak.source, leak.problem.split(" as in ")[1]) for leak in check(specs, processes=1).leaks]
+    way = "; leave it out of one"
+    assert told == [("val", f"train (train){way}"), ("test", f"train (train), val (val){way}")]
     parts = {part: spec(folder, split={"part": part}) for part in ("train", "validation")}
     assert not check(parts, processes=1).leaks
 
@@ -90,15 +151,15 @@ def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "keys", "split"),
     [
-        ("refcoco/val", {"split": "val"}, "held out"),
+        ("refcoco/val", {"split": "val"}, "val"),
         ("mine", {"split": {"part": "train"}}, "train"),
         ("mine", {"split": {"part": "all"}}, ""),
-        ("x", {"json_path": "a/instances_val2017.json"}, "held out"),
+        ("x", {"json_path": "a/instances_val2017.json"}, "val"),
         ("coco_train", {}, "train"),
-        ("x", {"split": "testA"}, "held out"),
+        ("x", {"split": "testA"}, "test"),
         ("mine", {"root": "valley/photos"}, ""),
-        ("rec_refcoco_val", {"path": "a.json", "image_root": "coco/train2014"}, "held out"),
-        ("x", {"path": "refcoco_val.json", "image_root": "coco/train2014"}, "held out"),
+        ("rec_refcoco_val", {"path": "a.json", "image_root": "coco/train2014"}, "val"),
+        ("x", {"path": "refcoco_val.json", "image_root": "coco/train2014"}, "val"),
         ("x", {"path": "instances.json", "image_root": "coco/train2014"}, "train"),
     ],
 )

@@ -78,6 +78,8 @@ SA1B_BAD = {
     "image size": (lambda r: r["image"].update(width=41), r"sa_1\.json: the annotation is for \(30, 41\)"),
     "image missing": (lambda r: r["image"].update(file_name="b.jpg"), "'b.jpg' is missing"),
     "root": (lambda r: r["image"].update(file_name="../b.jpg"), "leaves the folder"),
+    "iou": (lambda r: r["annotations"][0].update(predicted_iou=None), "annotation 7: its 'predicted_iou' is None"),
+    "identity": (lambda r: r["image"].pop("image_id"), "has no 'image_id'"),
     "of another type": (lambda r: r.update(annotations=[3]), "its annotations hold 3"),
 }
 
@@ -165,6 +167,23 @@ def test_bad_records_of_osprey(photo, name):
     OSPREY_BAD[name][0](record)
     with pytest.raises(ValueError, match=rf"osprey_conversation\.json: record number 0: .*{OSPREY_BAD[name][1]}"):
         OspreySource(write(photo, record), photo).sample(0)
+
+
+@pytest.mark.parametrize("record", [5, None])
+def test_a_record_of_osprey_that_is_none(photo, record):
+    with pytest.raises(ValueError, match=r"json: record number 0: is (5|None) .*expected an object"):
+        OspreySource(write(photo, record), photo)
+
+
+def test_questions_of_osprey_about_an_rle_and_their_answers(photo):
+    row = {"question_id": 3, "image": "1.jpg", "text": "What is <region>?"}
+    path = write(photo, row | {"annotation": {"segmentation": masks.encode(square(3, 4))}}, "questions.json")
+    write(photo, {"question_id": 3, "text": "A dog."}, "answers.json")
+    sample = OspreySource(path, photo).sample(0)
+    assert sample.regions[0].bounds == (3, 4, 11, 12) and sample.conversations[0].turns[1].text == "A dog."
+    write(photo, row | {"annotation": {"segmentation": masks.encode(np.ones((9, 9), bool))}}, "questions.json")
+    with pytest.raises(ValueError, match=r"questions\.json: record number 0: its RLE is of size \[9, 9\].*\[30, 40\]"):
+        OspreySource(path, photo).sample(0)
 
 
 def test_real_questions_of_osprey_have_the_box_of_their_annotation(shared):

@@ -215,6 +215,14 @@ def test_masks_of_another_image_and_latin_1(write, tmp_path):
         GranDfSource(form="pgs")
 
 
+@pytest.mark.parametrize("height", [None, "30", 10**400])
+def test_the_size_of_refcocog_is_checked(write, height):
+    refs = [{"sentence": "a dog", "segmentation": [[1, 1, 9, 1, 9, 9]]}]
+    one = {"7": {"img_file_name": "a.jpg", "caption": "A dog", "refs": refs, "height": height, "width": 40}}
+    with pytest.raises(ValueError, match=r"g\.json: record number 0: its 'height' is"):
+        GranDfSource(form="refcocog", **write([one]))
+
+
 def pair():
     captions = {
         "images": [{"id": "a"}],

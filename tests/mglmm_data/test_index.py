@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mglmm_data.coco import CocoSource
-from mglmm_data.index import Groups, Records, Strings, text_of, walk
+from mglmm_data.index import Groups, Records, Strings, walk
 from mglmm_data.reading import Problems
 
 VALUES = st.recursive(
@@ -33,7 +33,7 @@ def test_walk_finds_every_record_where_it_stands(tmp_path_factory, data, spaces)
     for key, start, end, _ in walk(path, lists=lists):
         found.append((key, json.loads(raw[start:end])))
     assert found == [(key, value) for key, values in data.items() for value in values]
-    assert {text_of(key) for key in lists} == set(data)
+    assert lists == set(data)
 
 
 def test_records_and_groups_and_strings(tmp_path):
@@ -78,6 +78,23 @@ def test_bad_records_can_be_counted(tmp_path):
     assert [record["id"] for *_, record in walk(tmp_path / "a.json", problems)] == [1, 3]
     (message,) = problems.found
     assert "record[1] (id 2)" in message
+
+
+def test_every_record_that_is_not_utf8_is_listed(tmp_path):
+    rows = [b'{"id": %d, "x": "caf\xe9"}' % number for number in range(3)] + [b'{"id": 3, "x": "caf\xc3\xa9"}']
+    (tmp_path / "a.json").write_bytes(b'{"a": [' + b",".join(rows) + b'], "\xe9": [1]}')
+    problems = Problems("count")
+    assert [record for *_, record in walk(tmp_path / "a.json", problems)] == [{"id": 3, "x": "café"}]
+    assert [text.split(": ")[1] for text in problems.found] == [
+        *(f"a[{n}] (id {n})" for n in range(3)),
+        "its first level",
+    ]
+
+
+def test_raw_and_escaped_letters_may_stand_together(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'{"caf\xc3\xa9": ["caf\xc3\xa9 \\u4e2d", "\\u00c3\\u00a9", "\xc3\xa0 la"]}')
+    found = [(key, record) for key, _, _, record in walk(tmp_path / "a.json")]
+    assert found == [("café", text) for text in ("café 中", "Ã©", "à la")]
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -233,6 +233,11 @@ def test_fashionpedia_names_an_unknown_attribute(write):
     path = write({"attribute_ids": [5]}, attributes=[{"id": 4, "name": "mini"}])
     with pytest.raises(ValueError, match=r"a\.json: annotation 10: has attribute id 5"):
         make_source({"type": "fashionpedia", "json_path": path})
+    source = make_source({"type": "fashionpedia", "json_path": path, "on_error": "count", "tasks": {"panoptic": 1}})
+    (message,) = source.problems.found
+    assert "annotation 10: has attribute id 5" in message and said(source) == [("panoptic", "a dog.")]
+    with pytest.raises(ValueError, match=r"a\.json: annotation 10: its 'attribute' is \[1\]"):
+        make_source({"type": "fashionpedia", "json_path": write({"attribute_ids": [[1]]})})
 
 
 # --- panoptic that is wrong -----------------------------------------------------------------------------------------

@@ -162,6 +162,12 @@ def test_lines_without_conversations_are_asked_about(write):
     assert len(set(drawn)) > 1 and drawn[3] == source.sample(0, 3).conversations
 
 
+@pytest.mark.parametrize("keys", [{"conversations": None}, {"meta": {"conversations": []}}])
+def test_no_conversations_however_it_is_said(write, keys):
+    line = {"image": "a.png", "regions": [{"label": "dog", "box": [1, 1, 4, 4]}]}
+    assert JsonlSource(write({**line, "conversations": []}, {**line, **keys})).sample(1).conversations
+
+
 TURNS = [{"role": "user", "text": "q"}, {"role": "assistant", "text": "a dog, a dog"}]
 
 

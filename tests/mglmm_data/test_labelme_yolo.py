@@ -113,6 +113,7 @@ def test_what_of_labelme_only_the_image_tells(tmp_path):
         ("0 0.5 0.5 0.2 0.2", "line 2: has 4 coordinates; .*boxes: true"),
         ("0 0 0 100 0 1 1", "line 2: holds 100.0; coordinates are shares"),
         ("0 0 0 nan 0 1 1", "line 2: holds nan"),
+        ("inf 0 0 1 0 1 1", "line 2: has class inf"),
         ("dog 0 0 1 0 1 1", "line 2: holds something that is no number"),
     ],
 )

@@ -83,11 +83,27 @@ def test_records_without_an_image_are_counted(write, tmp_path):
         LlavaInstruct(write(text_only), tmp_path)
 
 
+def test_a_record_in_latin_1_is_one_wrong_record(write, tmp_path):
+    path = write(record("<image>Who?", "cafe"), record("<image>Who is “she”?", "He.", id=8))
+    path.write_bytes(path.read_bytes().replace(b"cafe", b"caf\xe9"))
+    with pytest.raises(ValueError, match=r"chat.json: record\[0\] \(id 7\): it holds text that is not UTF-8"):
+        LlavaInstruct(path, tmp_path)
+    source = LlavaInstruct(path, tmp_path, on_error="count")
+    assert [source.id_of(i) for i in range(len(source))] == ["chat/8"] and len(source.problems.found) == 1
+    assert source.sample(0).conversations[0].turns[0].text == "Who is “she”?"
+
+
+def test_a_json_of_another_form_is_named(tmp_path):
+    (tmp_path / "chat.json").write_text('{"images": [1]}')
+    with pytest.raises(ValueError, match=r"chat.json holds an object at its top, with 'images'; expected a list"):
+        LlavaInstruct(tmp_path / "chat.json", tmp_path)
+
+
 @pytest.mark.parametrize("chunk", [7, 64, 1 << 20])
-def test_a_long_json_is_read_in_pieces(write, tmp_path, monkeypatch, chunk):
+def test_a_long_json_is_read_in_pieces(write, monkeypatch, chunk):
     monkeypatch.setattr(reading, "CHUNK", chunk)
-    path = write(*(record("<image>Who is “she”?", "{[" * n, id=n) for n in range(1, 30)))
-    assert [len(LlavaInstruct(path, tmp_path).sample(i).conversations[0].turns[1].text) for i in (0, 28)] == [2, 58]
+    records = [record("<image>Who is “she”?", "{[" * n, id=n) for n in range(1, 30)]
+    assert list(reading.stream_json(write(*records))) == records
 
 
 @pytest.mark.parametrize(

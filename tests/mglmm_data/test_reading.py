@@ -1,6 +1,8 @@
 """Whatever stands in a field of an annotation file, the reader names the file and the record, or reads it."""
 
+import base64
 import copy
+import io
 import json
 import os
 import shutil
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mglmm_data import check, masks
+from mglmm_data.mixture import Mixture
 from mglmm_data.reading import Packed, Pictures, Problems, read_box, read_lines, take
 from mglmm_data.registry import make_source
 from mglmm_data.resolver import discover
 
-JUNK = [None, "", "x", -1, 1.5, float("nan"), True, [], {}, ["x"], [None], [{}], "../../etc/passwd"]
+JUNK = [None, "", "x", -1, 1.5, float("nan"), 10**400, True, [], {}, ["x"], [None], [{}], "../../etc/passwd"]
 CHAT = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "He."}]
 IMAGE = {"id": 1, "file_name": "1.jpg", "height": 20, "width": 40}
 GRIT = {
@@ -29,16 +33,98 @@ SEVEN = {
     "boxes": [{"box_id": i, "x": i, "y": 1, "width": 5, "height": 6} for i in range(2)],
 }
 POINT = {"1": [{"question": "What is this dog?", "answer": "white", "point": {"x": 7, "y": 9}}]}
+SQUARE = np.pad(np.ones((8, 8), bool), ((4, 8), (5, 27)))
+RLE = masks.encode(SQUARE)
+OBJECT = {"id": 3, "bbox": [5, 4, 13, 12], "segmentation": RLE, "labels": ["dog"], "attributes": ["one dog", "it is"]}
+FLOATING = {"id": 4, "bbox": [1, 1, 9, 9], "attributes": "a cat"}
+DETAIL = {"phrase": "A dog", "tokens_positive": [0, 5]}
+FULL = {
+    "objects": [OBJECT],
+    "floating_objects": [FLOATING],
+    "short_captions": [{"caption": "A dog", "details": [{**DETAIL, "id": 3}]}],
+    "dense_caption": {"caption": "A dog.", "details": [{**DETAIL, "ids": [3, 4]}]},
+}
+PHRASES = {
+    "objects": [OBJECT],
+    "captions": ["A dog."],
+    "relationships": {"grounding": [{"phrase": "a dog", "object_ids": [3]}]},
+}
+SA1B = {
+    "image": {"image_id": 1, "width": 40, "height": 20, "file_name": "1.jpg"},
+    "annotations": [
+        {"id": 7, "segmentation": RLE, "bbox": [5, 4, 8, 8], "predicted_iou": 0.9, "point_coords": [[7, 6]]}
+    ],
+}
+OSPREY = {"file_name": "1.jpg", "height": 20, "width": 40, "annotation": [{"segmentation": RLE}]}
+QUESTION = {"question_id": 1, "image": "1.jpg", "text": "What is <region>?", "annotation": {"segmentation": RLE}}
+
+
+def png(mask: np.ndarray) -> str:
+    out = io.BytesIO()
+    Image.fromarray(mask).save(out, format="PNG")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+NODE = {"label": "dog", "caption": "A dog.", "mask_quality": 0, "outer_mask": png(SQUARE)}
+DCI = {
+    "image": "1.jpg",
+    "short_caption": "A dog.",
+    "extra_caption": "It sits.",
+    "mask_data": {"0": {**NODE, "idx": 0, "parent": -1}, "1": {**NODE, "idx": 1, "parent": 0}},
+}
+ADE = {"id": 0, "name": "car, auto", "instance_mask": "mask.png", "parts": {"ispartof": []}}
+LABELME = {
+    "imagePath": "data.jpg",
+    "imageHeight": 20,
+    "imageWidth": 40,
+    "shapes": [
+        {"label": "dog", "points": [[0, 0], [3, 0], [3, 3]], "group_id": 1, "shape_type": "polygon"},
+        {"label": "hat", "points": [[5, 4], [13, 12]], "shape_type": "mask", "mask": png(SQUARE[4:12, 5:13])},
+        {"label": "cup", "points": [[5, 4], [13, 12]], "shape_type": "circle"},
+    ],
+}
+FASHION = {
+    "images": [IMAGE],
+    "categories": [{"id": 1, "name": "coat"}],
+    "attributes": [{"id": 4, "name": "mini"}],
+    "annotations": [
+        {"id": 10, "image_id": 1, "category_id": 1, "segmentation": RLE, "bbox": [5, 4, 8, 8], "attribute_ids": [4]},
+        {"id": 11, "image_id": 1, "category_id": 1, "segmentation": [[1, 1, 9, 1, 9, 9]], "iscrowd": 0},
+    ],
+}
+CAPTIONS = {
+    "images": [{"id": 1, "file_name": "1.jpg"}],
+    "annotations": [{"image_id": 1, "caption": "A dog", "labels": ["a dog"], "id": 0}],
+}
+PATHS = ("path", "json_path", "root", "image_root")
+FILE, IN_FOLDER = {"path": "in/data.json", "image_root": "."}, {"root": "in", "image_root": "."}
 FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
-    "captions": ({}, {"images": [IMAGE], "annotations": [{"id": 5, "image_id": 1, "caption": "A dog."}]}),
-    "llava_instruct": ({}, [{"id": "1", "image": "1.jpg", "conversations": CHAT}]),
+    "captions": (FILE, {"images": [IMAGE], "annotations": [{"id": 5, "image_id": 1, "caption": "A dog."}]}),
+    "llava_instruct": (FILE, [{"id": "1", "image": "1.jpg", "conversations": CHAT}]),
     "region_captions": (
-        {},
+        FILE,
         {"images": [IMAGE], "annotations": [{"id": 5, "image_id": 1, "bbox": [1, 2, 5, 6], "caption": "A dog."}]},
     ),
-    "grit": ({}, [GRIT]),
-    "benchmark/visual7w": ({}, SEVEN),
-    "benchmark/pointqa": ({}, POINT),
+    "grit": (FILE, [{**GRIT, "masks": [[RLE], []]}]),
+    "benchmark/visual7w": ({**FILE, "name": "visual7w"}, SEVEN),
+    "benchmark/pointqa": ({**FILE, "name": "pointqa"}, POINT),
+    "grand/full": ({**IN_FOLDER, "form": "full", "turns": None}, {"1.jpg": FULL}),
+    "grand/phrases": ({**IN_FOLDER, "form": "full", "turns": None}, {"1.jpg": PHRASES}),
+    "grand/caption": (
+        {**IN_FOLDER, "form": "caption", "turns": None},
+        {"1.jpg": [{"caption": "A dog", "details": [DETAIL | OBJECT]}, {"attribute": "a dog", **OBJECT}]},
+    ),
+    "sa1b": ({**IN_FOLDER, "prompt": "point", "turns": None}, SA1B),
+    "osprey/talk": (FILE, [{**OSPREY, "conversations": CHAT}]),
+    "osprey/description": (FILE, [{**OSPREY, "description": ["<region1>: A dog."]}]),
+    "osprey/questions": (FILE, [QUESTION]),
+    "dci": ({**IN_FOLDER, "turns": None}, DCI),
+    "ade20k_full": (
+        {"root": "in"},
+        {"annotation": {"object": [ADE, {**ADE, "id": 1, "name": "door", "parts": {"ispartof": 0}}]}},
+    ),
+    "labelme": ({"root": "in"}, LABELME),
+    "fashionpedia": ({"json_path": "in/data.json", "image_root": ".", "turns": 9}, FASHION),
 }
 
 
@@ -47,6 +133,21 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         for key in value if isinstance(value, dict) else range(len(value)):
             yield (*at, key)
             yield from places(value[key], (*at, key))
+
+
+def distinct(data: Any) -> list[tuple[Any, ...]]:
+    """The first place of each path."""
+    found = {tuple("" if isinstance(key, int) else key for key in at): at for at in reversed([*places(data)])}
+    return [*found.values()]
+
+
+def pictures(tmp_path):
+    """A folder for annotations below one with a photograph of 20 x 40 px."""
+    (tmp_path / "in").mkdir()
+    for name in ("1.jpg", "in/data.jpg"):
+        Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / name)
+    Image.fromarray(SQUARE.astype(np.uint8) * 255).save(tmp_path / "in" / "mask.png")
+    return tmp_path / "in"
 
 
 def refusals(spec, path, data, spoiled_at, named):
@@ -68,21 +169,32 @@ def refusals(spec, path, data, spoiled_at, named):
                 for index in range(len(source)):
                     source.sample(index)
             except ValueError as error:
-                assert named in str(error), (at, junk)
+                assert named in str(error) and "than this format has" not in str(error), (at, junk)
                 refused += 1
     return refused
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_field_spoiled(family, tmp_path):
-    Image.fromarray(np.zeros((20, 40, 3), np.uint8)).save(tmp_path / "1.jpg")
-    path, (options, data) = tmp_path / "data.json", FAMILIES[family]
-    kind, _, name = family.partition("/")
-    spec = {"type": kind, "path": path, "image_root": tmp_path, **options, **({"name": name} if name else {})}
+    options, data = FAMILIES[family]
+    spec = {key: tmp_path / value if key in PATHS else value for key, value in options.items()}
+    spec, path = {"type": family.partition("/")[0], **spec}, pictures(tmp_path) / "data.json"
     path.write_text(json.dumps(data))
     assert make_source(spec).sample(0).conversations
-    refused = refusals(spec, path, data, places(data), "data.json")
+    refused = refusals(spec, path, data, distinct(data), "in/data.")
     assert refused > 20
+
+
+@pytest.mark.parametrize("spoiled", ["caption", "mask"])
+def test_every_field_of_the_evaluation_pair_spoiled(spoiled, tmp_path):
+    folder = pictures(tmp_path)
+    pair = {"caption": CAPTIONS, "mask": {"annotations": [{"image_id": 1, "segmentation": RLE}]}}
+    for name, data in pair.items():
+        (folder / f"data_{name}_gt.json").write_text(json.dumps(data))
+    path, data = folder / f"data_{spoiled}_gt.json", pair[spoiled]
+    spec = {"type": "grandf", "form": "eval", "path": folder / "data_caption_gt.json", "image_root": tmp_path}
+    assert make_source(spec).sample(0).conversations
+    assert refusals(spec, path, data, distinct(data), str(folder)) > 20
 
 
 GOLDEN = {
@@ -112,11 +224,42 @@ def test_fields_of_the_golden_trees_spoiled(family, shared, tmp_path):
         os.chmod(folder, 0o755)
     spec, path = discover(tmp_path / "data")[0][family], tmp_path / "data" / GOLDEN[family]
     data = json.loads(path.read_text())
-    kinds = {tuple("" if isinstance(key, int) else key for key in at): at for at in reversed([*places(data)])}
+    kinds = distinct(data)
     rng = np.random.default_rng(len(family))
-    chosen = [list(kinds.values())[place] for place in rng.permutation(len(kinds))[:PLACES_SPOILED]]
+    chosen = [kinds[place] for place in rng.permutation(len(kinds))[:PLACES_SPOILED]]
     refused = refusals(spec, path, data, chosen, str(tmp_path))
     assert refused > 5
+
+
+class Broken:
+    """A source with an annotation that no check has met."""
+
+    def __len__(self):
+        return 1
+
+    def sample(self, index, epoch=0):
+        raise TypeError(f"{index}, {epoch}")
+
+    def id_of(self, index):
+        return f"broken/{index}"
+
+
+def test_what_no_check_has_met_is_a_sentence_too(monkeypatch):
+    match = r"a\.json: 7: a field is of another type .* \(KeyError: 'id'\); correct or remove it"
+    with pytest.raises(ValueError, match=match) as error, Problems().at("a.json: 7"):
+        raise KeyError("id")
+    assert isinstance(error.value.__cause__, KeyError)
+    problems = Problems("count")
+    with problems.at("a.json: 7"):
+        raise OverflowError("too large")
+    assert problems.found == ["a.json: 7: a field is of another type than this format has (OverflowError: too large)"]
+    with pytest.raises(
+        ValueError, match=r"broken/0: a field is of another type .*\(TypeError: .*; correct or remove it"
+    ):
+        Mixture({"a": Broken()}).sample(0)
+    monkeypatch.setitem(check._SOURCES, "a", Broken())
+    (problem,) = check._look(("a", [0])).problems
+    assert problem.id == "broken/0" and problem.kind == "malformed annotation"
 
 
 def test_packed_records_are_as_they_were():

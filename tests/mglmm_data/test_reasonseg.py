@@ -194,6 +194,10 @@ MUSE_BAD = {
     "answers": (lambda r: r[0]["answers"].pop(), "number 0: has 3 questions, 2 answers"),
     "segmentation": (lambda r: r[0]["answers"][0][0].pop("segmentation"), "number 0: has no 'segmentation'"),
     "category": (lambda r: r[0]["answers"][2][0].pop("category_name"), "number 0: has no 'category_name'"),
+    "category beside a name": (
+        lambda r: r[1]["answers"][0][0].update(rephrased_name="a car", category_name=None),
+        "number 1: its 'category_name' is None",
+    ),
     "polygon": (
         lambda r: r[0]["answers"][0][0]["segmentation"][0].pop(),
         r"number 0: a polygon has \d+ numbers",

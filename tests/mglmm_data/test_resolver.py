@@ -187,7 +187,6 @@ def test_without_a_root(monkeypatch, tmp_path):
 def test_a_path_says_what_it_is(tmp_path):
     for name, found in (
         ("a.jsonl", {"type": "jsonl", "path": "a.jsonl"}),
-        ("b.json", {"type": "coco", "json_path": "b.json"}),
         ("c.tar", {"type": "shards", "path": "c.tar"}),
     ):
         path = tmp_path / name
@@ -200,3 +199,37 @@ def test_a_path_says_what_it_is(tmp_path):
     assert specs_at("world") == {"world": {"type": "world"}}
     assert specs_at("memory://bucket")["bucket"] == {"type": "shards", "path": "memory://bucket"}
     assert resolver.roots_of([tmp_path]) == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("place", "kinds"),
+    [
+        ("lvis", ["lvis"]),
+        ("coco_panoptic/sample_data", ["coco", "coco_panoptic"]),
+        ("coco_panoptic/sample_data/panoptic_examples.json", ["coco_panoptic"]),
+        ("refcoco_eval", ["rec"] * 3),
+        ("labelme_voc/data_annotated", ["labelme"]),
+        ("labelme_voc/data_dataset_coco", ["coco"]),
+        ("labelme_voc/data_dataset_voc", ["voc"]),
+        ("coco128_seg", ["yolo"]),
+        ("camvid", ["camvid", "camvid"]),
+        ("carparts", ["carparts"]),
+        ("fashionpedia", ["fashionpedia"]),
+        ("ade20k_sceneparsing", ["ade20k"]),
+    ],
+)
+def test_jsons_and_folders_are_known_by_what_is_in_them(shared, place, kinds):
+    specs = specs_at(str(shared("data", *place.split("/"))))
+    assert sorted(spec["type"] for spec in specs.values()) == kinds
+    for spec in specs.values():
+        if spec["type"] in ("labelme", "voc", "yolo", "camvid", "carparts", "fashionpedia", "ade20k"):
+            assert make_source(spec).sample(0).conversations
+
+
+def test_a_json_that_its_keys_do_not_tell(tmp_path):
+    (tmp_path / "a.json").write_text('{"images": []}')
+    for path in (tmp_path, tmp_path / "a.json"):
+        with pytest.raises(ValueError, match=r"a\.json.* a json whose keys do not tell its type; write a config"):
+            specs_at(str(path))
+    (tmp_path / "a.json").write_text('{"images": [], "categories": [], "annotations": [{"segmentation": []}]}')
+    assert specs_at(str(tmp_path / "a.json")) == {"a": {"type": "coco", "json_path": str(tmp_path / "a.json")}}

@@ -272,6 +272,52 @@ def test_mapillary_versions_and_instances(tmp_path):
         make_source({"type": "mapillary", "root": tmp_path, "version": "v2"})
 
 
+@pytest.fixture
+def voc(tmp_path):
+    """A photograph of VOC with one object of class 2, a bicycle."""
+    for folder, color in (("JPEGImages", None), ("SegmentationClass", 2), ("SegmentationObject", 1)):
+        (tmp_path / folder).mkdir()
+        if color is None:
+            Image.new("RGB", (20, 10)).save(tmp_path / folder / "a.jpg")
+        else:
+            Image.fromarray(np.pad(np.full((4, 5), color, np.uint8), ((3, 3), (7, 8)))).save(
+                tmp_path / folder / "a.png"
+            )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("folder", "change", "match"),
+    [
+        ("SegmentationClass", lambda labels: labels // 2 * 21, r"a\.png: object 1 has class 21 of 20"),
+        ("SegmentationClass", lambda labels: labels * 0, r"a\.png: object 1 has class 0 of 20"),
+        ("SegmentationClass", lambda labels: np.roll(labels, 1), r"a\.png: object 1 has class 0, 2 of 20"),
+        ("SegmentationClass", lambda labels: labels[:9], r"a\.png is \(9, 20\).*\(10, 20\)"),
+        ("SegmentationObject", lambda labels: labels[:9], r"SegmentationObject/a\.png is \(9, 20\).*\(10, 20\)"),
+    ],
+    ids=["class", "no class", "disagree", "size", "size of objects"],
+)
+def test_wrong_maps_of_voc_are_named(voc, folder, change, match):
+    source = make_source({"type": "voc", "root": voc, "tasks": {"panoptic": 1}})
+    assert source.sample(0).conversations[0].turns[1].text == "a bicycle."
+    labels = np.asarray(Image.open(voc / folder / "a.png"))
+    Image.fromarray(np.ascontiguousarray(change(labels))).save(voc / folder / "a.png")
+    with pytest.raises(ValueError, match=match):
+        source.sample(0)
+
+
+def test_a_list_of_voc_names_what_is_there(voc):
+    (voc / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (voc / "ImageSets" / "Segmentation" / "val.txt").write_text("a\nb\n")
+    spec = {"type": "voc", "root": voc, "split": "val"}
+    with pytest.raises(ValueError, match=r"val\.txt: line 2: names b, which has no label map in .*SegmentationClass"):
+        make_source(spec)
+    source = make_source({**spec, "on_error": "count"})
+    assert len(source) == len(source.problems.found) == 1
+    with pytest.raises(ValueError, match=r"train\.txt does not exist"):
+        make_source({**spec, "split": "train"})
+
+
 def test_camvid_lines_are_checked(tmp_path):
     (tmp_path / "train.txt").write_text("/SegNet/CamVid/train/x.png\n")
     with pytest.raises(ValueError, match=r"train\.txt: line 1: has 1 paths"):
@@ -285,6 +331,21 @@ def test_ade_full_names_a_part_without_its_object(tmp_path):
     part = {"id": 3, "name": "door", "instance_mask": "x.png", "parts": {"ispartof": 9, "part_level": 1}}
     (tmp_path / "a.json").write_text(json.dumps({"annotation": {"object": [part]}}))
     with pytest.raises(ValueError, match=r"a\.json: object 3: is part of 9, which is not among the objects"):
+        make_source({"type": "ade20k_full", "root": tmp_path})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"parts": {"ispartof": [5]}}, r"object 3: its 'ispartof' is \[5\] .*expected a whole number"),
+        ({"id": [3]}, r"object \[3\]: its 'id' is \[3\]"),
+        ({"name": ", car"}, "object 3: its 'name' is ', car', which begins with no word"),
+    ],
+)
+def test_ade_full_names_a_field_of_another_type(tmp_path, change, match):
+    one = {"id": 3, "name": "door", "instance_mask": "x.png", "parts": {"ispartof": []}} | change
+    (tmp_path / "a.json").write_text(json.dumps({"annotation": {"object": [one]}}))
+    with pytest.raises(ValueError, match=rf"a\.json: {match}"):
         make_source({"type": "ade20k_full", "root": tmp_path})
 
 

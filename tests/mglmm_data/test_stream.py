@@ -172,7 +172,7 @@ def test_what_is_wrong_with_a_shard_is_said(tmp_path, folder):
     with pytest.raises(ValueError, match="no range of shards"):
         ShardSource(str(tmp_path / "{a..b}.tar"))
     pack(tmp_path / "a.tar", ("x.json", b"{}"))
-    with pytest.raises(ValueError, match=r"a.tar: sample 'x' has no picture"):
+    with pytest.raises(ValueError, match=r"a.tar: sample 'x': has no picture"):
         ShardSource(tmp_path)
     pack(tmp_path / "a.tar", ("x.json", b"{"), ("x.jpg", b"no"), ("x.txt", b"?"))
     with pytest.raises(ValueError, match=r"a.tar: sample 0: is no json"):
@@ -181,8 +181,43 @@ def test_what_is_wrong_with_a_shard_is_said(tmp_path, folder):
     with pytest.raises(ValueError, match=r"a.tar: sample 0: its picture 'x.jpg' is not an image"):
         ShardSource(tmp_path).sample(0)
     (tmp_path / "b.tar").write_bytes(b"nothing" * 200)
-    with pytest.raises(ValueError, match=r"b.tar is no tar file, or damaged"):
+    with pytest.raises(ValueError, match=r"b.tar is no tar file, cut off or damaged"):
         ShardSource(tmp_path)
     assert len(ShardSource(tmp_path, on_error="count").problems.found) == 1
     with pytest.raises(ValueError, match="buffer is 0"):
         ShardSource(folder, buffer=0)
+
+
+@pytest.mark.parametrize("damage", ["between members", "in a header", "header", "behind the end"])
+def test_a_cut_shard_is_refused_by_name(tmp_path, damage):
+    members = [(f"{n}.{kind}", b"{}") for n in range(3) for kind in ("json", "jpg")]
+    pack(tmp_path / "a.tar", *members)
+    whole = (tmp_path / "a.tar").read_bytes()
+    at = 4 * 1024  # the third sample's header
+    cut = {"between members": whole[:at], "in a header": whole[: at + 99], "behind the end": whole * 2}
+    (tmp_path / "a.tar").write_bytes(cut.get(damage, whole[:at] + b"?" * 99 + whole[at + 99 :]))
+    with pytest.raises(ValueError, match=r"a.tar is no tar file, cut off or damaged .*copy or write it again"):
+        ShardSource(tmp_path)
+    pack(tmp_path / "b.tar", *members)
+    source = ShardSource(tmp_path, on_error="count")
+    assert len(source) == 3 and len(source.problems.found) == 1
+
+
+def test_a_sample_without_its_picture_is_left_out_alone(tmp_path):
+    pack(tmp_path / "a.tar", ("x.json", b"{}"), ("x.jpg", b""), ("y.json", b"{}"), ("z.json", b"{}"), ("z.jpg", b""))
+    for _ in range(2):  # what a scan keeps does not hide it
+        source = ShardSource(tmp_path, on_error="count")
+        assert len(source) == 2 and "a.tar: sample 'y': has no picture" in source.problems.found[0]
+
+
+def test_questions_are_drawn_from_labels_where_there_are_none(tmp_path):
+    picture, suffix = picture_of(numbered(9))
+    regions = [{"label": "dog", "box": [4, 1, 6, 4]}, {"label": "dog", "box": [0, 1, 2, 4]}]
+    pack(
+        tmp_path / "a.tar", ("x.json", json.dumps({"image": "x", "regions": regions}).encode()), (f"x{suffix}", picture)
+    )
+    sample = ShardSource(tmp_path, tasks={"panoptic": 1}).sample(0)
+    answer = sample.conversations[0].turns[1]
+    assert answer.text == "two dogs." and answer.phrases[0].regions == (1, 0) and sample.meta["mirror"] == "swap"
+    absent = ShardSource(tmp_path, tasks={"absent": 1}, names=["cat"]).sample(0)
+    assert "no cat" in absent.conversations[0].turns[1].text

@@ -98,7 +98,7 @@ def spoil(file, key, **fields):
         (spoil("objects", "objects", x=70), r"objects.json: image 1: object 11: its box .* lies outside the image"),
         (spoil("objects", "objects", h=0), r"objects.json: image 1: object 11: its box .* has no area"),
         (spoil("objects", "objects", x="5"), r"object 11: its 'x' is '5' \(str\); expected a number"),
-        (spoil("objects", "objects", x=float("nan")), r"object 11: its 'x' is nan; expected a finite number"),
+        (spoil("objects", "objects", x=float("nan")), r"objects.json: record\[0\]: it holds NaN, which is no number"),
         (spoil("objects", "objects", names="dog"), r"object 11: its 'names' is 'dog' \(str\); expected a list"),
         (spoil("objects", "objects", names=[3]), r"object 11: its first name is 3; expected text"),
         (spoil("objects", "", image_id=5), r"objects.json: image 5: is not in image_data.json"),
@@ -131,6 +131,66 @@ def test_missing_images_and_nameless_objects(tree, tmp_path):
     assert source.skipped["object without a name"] == 1 and len(source.problems.found) == 1
     with pytest.raises(ValueError, match=r"no task 'nmae' in this source, did you mean 'name'"):
         tree(tasks={"nmae": 1})
+
+
+def test_what_is_wrong_stays_out_when_a_record_is_read_again(tree):
+    def change(files):
+        files["objects"][0]["objects"].append({**OBJECT, "object_id": 13, "x": 55})
+
+    source = tree(change, tasks={"name": 1}, turns=None, on_error="count")
+    assert [region.box for region in source.sample(0).regions] == [(5, 6, 15, 26)] and len(source.problems.found) == 1
+    cut = tree(tasks={"name": 1}, turns=None, clip_boxes=True)
+    boxes = [[region.box for region in cut.sample(0).regions] for _ in range(2)]
+    assert boxes == [[(5, 6, 15, 26), (55, 6, 60, 26)]] * 2 and cut.skipped["box cut at the border"] == 1
+
+
+@pytest.fixture
+def regions(tmp_path):
+    """A json of region captions whose second image has a caption of its own, and its pictures."""
+    for name in ("a.png", "b.png"):
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / name)
+    images = [{"id": i, "file_name": name, "height": 40, "width": 60} for i, name in enumerate(("a.png", "b.png"))]
+    images[1]["caption"] = "the tree"
+    boxes = [(1, 0, "ein Häuschen", 1), (2, 1, None, 2), (3, 0, "a cafe", 3), (4, 1, "bark", 4)]
+    annotations = [
+        {"id": i, "image_id": image, "bbox": [x, 2, 10, 10]} | ({"caption": text} if text else {})
+        for i, image, text, x in boxes
+    ]
+
+    def write(*order, change=lambda raw: raw):
+        data = {"images": images, "annotations": annotations}
+        raw = json.dumps({key: data[key] for key in order}, ensure_ascii=False).encode()
+        (tmp_path / "regions.json").write_bytes(change(raw))
+        return tmp_path / "regions.json"
+
+    return write
+
+
+@pytest.mark.parametrize("order", [("images", "annotations"), ("annotations", "images")])
+def test_texts_of_regions_are_read_again_from_the_json(regions, tmp_path, order):
+    source = RegionCaptions(regions(*order), tmp_path, turns=None)
+    told = [[(region.box, region.label) for region in source.sample(i).regions] for i in range(2)]
+    assert told == [
+        [((1, 2, 11, 12), "ein Häuschen"), ((3, 2, 13, 12), "a cafe")],
+        [((2, 2, 12, 12), "the tree"), ((4, 2, 14, 12), "bark")],
+    ]
+    (tmp_path / "regions.json").write_bytes(b"{}")
+    with pytest.raises(ValueError, match=r"regions.json has changed since it was read"):
+        source.sample(0)
+
+
+def test_a_region_in_latin_1_is_one_wrong_record(regions, tmp_path):
+    path = regions("images", "annotations", change=lambda raw: raw.replace(b"cafe", b"caf\xe9"))
+    with pytest.raises(ValueError, match=r"regions.json: annotations\[2\] \(id 3\): it holds text that is not UTF-8"):
+        RegionCaptions(path, tmp_path)
+    source = RegionCaptions(path, tmp_path, turns=None, on_error="count")
+    assert [len(source.sample(i).regions) for i in range(2)] == [1, 2] and len(source.problems.found) == 1
+
+
+@pytest.mark.parametrize(("order", "absent"), [(("images",), "annotations"), (("annotations",), "images")])
+def test_region_captions_need_both_lists(regions, tmp_path, order, absent):
+    with pytest.raises(ValueError, match=f"regions.json has no list '{absent}'; it has {order[0]}"):
+        RegionCaptions(regions(*order), tmp_path)
 
 
 def test_glamms_visual_genome_tree(shared):
