@@ -1,5 +1,7 @@
 """A picture of three regions in words, and predictors that know everything or nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,8 +69,8 @@ def make_answer():
 
 @pytest.fixture(scope="session")
 def echo_gold():
-    """The gold answer of an item, as a perfect model would give it."""
-    return gold_answer
+    """The gold answer of an item, as a perfect model would give it: sure, and rightly so."""
+    return lambda item: replace(gold_answer(item), score_kind="probability")
 
 
 @pytest.fixture(scope="session")

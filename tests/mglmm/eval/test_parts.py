@@ -97,7 +97,7 @@ def test_report_stands_beside_the_baseline(make_car, say_nothing, tmp_path):
 
 
 def test_errors(make_item, say_nothing):
-    with pytest.raises(ValueError, match=r"made: no conversation asks for parts \(tasks \[''\]\)"):
+    with pytest.raises(ValueError, match=r"made: no conversation asks for parts or classes \(tasks \[''\]\)"):
         score_parts(say_nothing, [make_item("How many?", "2").sample], NAMES)
     with pytest.raises(ValueError, match="needs a training sample with a named part"):
         fit_mean_masks([], NAMES)
