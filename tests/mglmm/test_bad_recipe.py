@@ -152,7 +152,7 @@ BAD_MASKS = {
     "NaN": (set_segmentation([[2, 2, 20, float("nan"), 20, 20]]), ["id 7", "it holds NaN, which is no number"]),
     "far away": (
         set_segmentation([[2, 2, 20, 1e300, 20, 20]]),
-        ["annotation 7", "a polygon holds 1e+300, far outside"],
+        ["annotation 7", "a polygon holds 1e+300 (float), far outside"],
     ),
     "words": (set_segmentation([[2, 2, "20", 2, 20, 20]]), ["annotation 7", "holds '20' (str); expected numbers"]),
     "short RLE": (set_segmentation({"size": [30, 40], "counts": "0:"}), ["annotation 7", "do not fill", "(30, 40)"]),
