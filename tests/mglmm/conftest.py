@@ -69,7 +69,7 @@ def rounding():
     import torch
 
     as_recorded = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
-    return Rounding(1e-4, 1e-5, 1e-5) if as_recorded else Rounding(3e-2, 1e-3, 2**-6)
+    return Rounding(1e-4, 1e-5, 1e-5) if as_recorded else Rounding(3e-2, 1e-3, 2**-5)
 
 
 @pytest.fixture(scope="session")
