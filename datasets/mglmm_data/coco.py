@@ -208,8 +208,7 @@ class CocoSource(Annotated):
                 place, which = table.places[image], self._ids[category]
                 shape.check(table.images[place][1])
             except ValueError as error:
-                with self.problems.at(f"{self.json_path}: annotation {name}"):
-                    raise error
+                self.problems.take(f"{self.json_path}: annotation {name}", error)
                 continue
             if not kept[which]:
                 self.skipped["skipped category"] += 1

@@ -145,8 +145,7 @@ class Table:
                 except (ValueError, *WRONG_TYPE) as error:
                     # The sentence is made only where it is needed: there are many records.
                     name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
-                    with problems.at(f"{path}: {'category' if key == 'categories' else key[:-1]} {name}"):
-                        raise error
+                    problems.take(f"{path}: {'category' if key == 'categories' else key[:-1]} {name}", error)
         if absent := [key for key in readers if key not in lists]:
             raise ValueError(f"{path} has no list {', '.join(absent)}; a COCO-style json has {', '.join(readers)}")
 

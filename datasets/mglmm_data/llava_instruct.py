@@ -46,7 +46,7 @@ class LlavaInstruct:
         self.problems = Problems(on_error)
         self.skipped: Counter[str] = Counter()
         """What the json has that is no sample and no problem: records without an image."""
-        self._names, self._files, places = Strings(), Strings(), list[tuple[int, int]]()
+        self._names, self._files, self._records = Strings(), Strings(), Records(self.path)
         pictures = Pictures(image_root)
         for number, (key, start, end, record) in enumerate(walk(self.path, self.problems)):
             if key:
@@ -58,12 +58,9 @@ class LlavaInstruct:
                     continue
                 self._files.append(pictures.find(take(record, "image", str)))
                 self._names.append(str(record.get("id", f"number {number}")))
-                places.append((start, end))
-        if not places:
+                self._records.append(start, end)
+        if not self._records:
             raise ValueError(f"{self.path} has no conversation about an image; check the file")
-        self._records = Records(self.path)
-        for place in places:
-            self._records.append(*place)
 
     def __len__(self) -> int:
         return len(self._records)

@@ -80,10 +80,14 @@ class Problems:
         try:
             yield
         except (ValueError, *WRONG_TYPE) as error:
-            message = f"{where}: {sentence(error)}"
-            if self.on_error == "fail":
-                raise ValueError(f"{message}; correct or remove it, or set on_error: count to leave it out") from error
-            self.found.append(message)
+            self.take(where, error)
+
+    def take(self, where: str, error: Exception) -> None:
+        """A record's error, named: `at` for loops over many records, whose `where` is made only when it is needed."""
+        message = f"{where}: {sentence(error)}"
+        if self.on_error == "fail":
+            raise ValueError(f"{message}; correct or remove it, or set on_error: count to leave it out") from error
+        self.found.append(message)
 
 
 def shown(value: object) -> str:

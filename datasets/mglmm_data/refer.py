@@ -116,8 +116,7 @@ class ReferSource:
                 if in_split(ref["split"], self.split):
                     chosen.append(read_ref(ref))
             except (ValueError, *WRONG_TYPE) as error:  # named only where it is needed: there are many records
-                with self.problems.at(f"{self.refs_path}: ref {named(ref, 'ref_id', f'number {number}')}"):
-                    raise error
+                self.problems.take(f"{self.refs_path}: ref {named(ref, 'ref_id', f'number {number}')}", error)
         if not chosen and not self.problems.found:
             raise ValueError(f"{self.refs_path} has nothing in split {self.split!r}{near(self.split, splits)}")
         self._read_instances({ann for ref in chosen for ann in ref["anns"]}, {ref["image"] for ref in chosen})
@@ -163,8 +162,7 @@ class ReferSource:
                     self._store.append(start, end)
             except (ValueError, *WRONG_TYPE) as error:
                 where = f"{key.rstrip('s')} {named(record, 'id', f'at byte {start}')}"
-                with self.problems.at(f"{self.instances_path}: {where}"):
-                    raise error
+                self.problems.take(f"{self.instances_path}: {where}", error)
         for row, image, ann in later:  # a json may hold its images last
             with self.problems.at(f"{self.instances_path}: annotation {ann}"):
                 if image not in self._images:

@@ -228,7 +228,8 @@ class Annotations:
     def _gather(self, kind: str) -> tuple[array, Records]:
         """Where among the kind's records each image's is (-1: it has none), and the records."""
         file, key, _ = LAYOUT[kind]
-        path, places, kept = self.root / file, array("i", [-1]) * (len(self._sizes) // 2), list[tuple[int, int]]()
+        path, places = self.root / file, array("i", [-1]) * (len(self._sizes) // 2)
+        records = Records(path)
         seen = set[int]()
         for number, start, end, record in self._read(file):
             image = None
@@ -242,11 +243,8 @@ class Annotations:
                 seen.add(name)
                 image = name
             if image is not None and list(self._items(kind, image, record, self.problems, self.skipped)):
-                places[self._rows[image]] = len(kept)
-                kept.append((start, end))
-        records = Records(path)
-        for place in kept:
-            records.append(*place)
+                places[self._rows[image]] = len(records)
+                records.append(start, end)
         return places, records
 
     def _items(
