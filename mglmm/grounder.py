@@ -191,7 +191,7 @@ class Grounder:
                 return self.cached[1]
         values, clip, _ = self.processor.pixels(pixels)
         device = self.model.device
-        state = self.model.encode_image(values.to(device), None if clip is None else clip.to(device))
+        state = self.model.encode_image(values.to(device).floats(), None if clip is None else clip.to(device).floats())
         if key is not None:
             self.cached = (key, state)
         return state

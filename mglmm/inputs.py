@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from sam_bridge.bridge import Features, Masks
+from sam_bridge.bridge import Features, Frames, Masks
 from sam_bridge.canvas import Canvas
 
 IGNORE = -100
@@ -23,8 +23,8 @@ PREFIX = 0
 class Batch:
     """One step's inputs. Tensors move with `to`; the rest stays."""
 
-    pixels: Tensor  # float[I, 3, S, S], what the bridge's encoder reads
-    clip_pixels: Tensor | None  # float[I, 3, s, s], what a CLIP tower reads; None when the encoder is shared
+    pixels: Frames  # of I images, S x S, what the bridge's encoder reads
+    clip_pixels: Frames | None  # of I images, s x s, what a CLIP tower reads; None when the encoder is shared
     row_image: Tensor  # int64[R], the image of each row
     input_ids: Tensor  # int64[R, L], right-padded
     labels: Tensor  # int64[R, L], the id itself where it carries loss, else IGNORE
@@ -51,7 +51,7 @@ class Batch:
 
 def move(value, device):
     """Tensors of a field to a device, whatever holds them."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | Frames):
         return value.to(device)
     if isinstance(value, dict):
         return {key: move(item, device) for key, item in value.items()}

@@ -214,7 +214,8 @@ class Mglmm(PreTrainedModel):
 
     def forward(self, batch: Batch) -> Output:
         """The training pass over rows with shared prefixes; see `Output`."""
-        image = self.encode_image(batch.pixels, batch.clip_pixels)
+        clip = None if batch.clip_pixels is None else batch.clip_pixels.floats()
+        image = self.encode_image(batch.pixels.floats(), clip)
         regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
         segs = batch.input_ids == self.config.seg_token_id

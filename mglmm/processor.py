@@ -27,7 +27,7 @@ from mglmm.pieces import Tokens
 from mglmm.tokens import LiteralTokenizer, special_ids
 from mglmm_data.sample import Region, Sample
 from sam_bridge import small
-from sam_bridge.bridge import normalise
+from sam_bridge.bridge import Frames
 from sam_bridge.canvas import Canvas, Size
 from sam_bridge.sam import PIXEL_MEAN, PIXEL_STD
 
@@ -103,32 +103,35 @@ class MglmmProcessor:
 
     def pixels(
         self, images: Sequence[np.ndarray], sizes: Sequence[Size] | None = None
-    ) -> tuple[Tensor, Tensor | None, tuple[Canvas, ...]]:
-        """uint8[H, W, 3] images to the bridge's float[I, 3, S, S], CLIP's float[I, 3, s, s] or None, and canvases.
+    ) -> tuple[Frames, Frames | None, tuple[Canvas, ...]]:
+        """uint8[H, W, 3] images to the bridge's frames, CLIP's or None, and the canvases of the bridge's.
 
         `sizes` are the pictures' own (H, W), px, where images were decoded smaller: the canvases are for those.
         """
         shapes = [(image.shape[0], image.shape[1]) for image in images]
-        canvases = [self.canvas(size) for size in sizes or shapes]
-        values = torch.stack(
-            [
-                normalise(replace(own, image=shape, padded=shape).apply_image(image), own, self.mean, self.std)
-                for own, image, shape in zip(canvases, images, shapes, strict=True)
-            ]
-        )
+        canvases = tuple(self.canvas(size) for size in sizes or shapes)
+        drawn = [replace(own, image=shape, padded=shape) for own, shape in zip(canvases, shapes, strict=True)]
+        frames = Frames.draw(images, drawn, self.mean, self.std)
         if self.clip is None:
-            return values, None, tuple(canvases)
-        if self.config.clip_frame == "crop":
-            clip = self.clip(images=[Image.fromarray(image) for image in images], return_tensors="pt")["pixel_values"]
-            return values, clip, tuple(canvases)
-        fill = tuple(int(255 * value) for value in self.clip.image_mean)
-        frames = []
-        for image in images:
-            side = max(image.shape[:2])
-            frame = Canvas.pad_square((image.shape[0], image.shape[1]), side).apply_image(image, fill=fill)  # type: ignore[arg-type]
-            frames.append(Image.fromarray(frame))
-        clip = self.clip(images=frames, return_tensors="pt")["pixel_values"]
-        return values, clip, tuple(canvases)
+            return frames, None, canvases
+        return frames, self.clip_frames(images), canvases
+
+    def clip_frames(self, images: Sequence[np.ndarray]) -> Frames:
+        """uint8[H, W, 3] images in CLIP's frame, resized by its own processor."""
+        assert self.clip is not None
+        if self.config.clip_frame == "pad":
+            red, green, blue = (int(255 * value) for value in self.clip.image_mean)
+            shapes = [(image.shape[0], image.shape[1]) for image in images]
+            squares = [Canvas.pad_square(shape, max(shape)) for shape in shapes]
+            fill = (red, green, blue)
+            images = [square.apply_image(image, fill=fill) for square, image in zip(squares, images, strict=True)]
+        pictures = [Image.fromarray(image) for image in images]
+        found = self.clip(images=pictures, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+        side = (found.shape[2], found.shape[3])
+        scale = self.clip.rescale_factor if self.clip.do_rescale else 1.0
+        mean, std = (self.clip.image_mean, self.clip.image_std) if self.clip.do_normalize else ([0.0] * 3, [1.0] * 3)
+        mean, std = (tuple(value / scale for value in each) for each in (mean, std))
+        return Frames(values=found, inner=(side,) * len(found), mean=mean, std=std)
 
     def coverage(self, regions: Sequence[Region]) -> Tensor:
         """float[G, g, g]: share of each cell of the region grid that a region covers."""

@@ -7,7 +7,7 @@ q the side of the decoder's output. `HfSam` (sam.py) and `SmallBridge` (small.py
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -58,6 +58,51 @@ class Masks:
         return Masks(logits=self.logits[image, slot], scores=self.scores[image, slot])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frames:
+    """Pictures in a model's frame as bytes, a quarter of what floats take on the way to the device.
+
+    B pictures, h x w the frame; `mean` and `std` are of 0..255, RGB.
+    """
+
+    values: Tensor  # uint8[B, 3, h, w]
+    inner: tuple[Size, ...]  # (rows, columns) that the picture takes of its frame, px; the rest is padding
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to(self, device: torch.device | str) -> Frames:
+        return replace(self, values=self.values.to(device))
+
+    def floats(self) -> Tensor:
+        """float32[B, 3, h, w] on the bytes' device: (value - mean) / std per channel, then 0 in the padding.
+
+        Source: segment-anything `modeling/sam.py`, `preprocess`; it pads after normalising, so the fill is the mean
+        colour.
+        """
+        mean, std = (torch.tensor(each, device=self.values.device).view(3, 1, 1) for each in (self.mean, self.std))
+        scaled = self.values.float().sub_(mean).div_(std)
+        for picture, (rows, columns) in zip(scaled, self.inner, strict=True):
+            picture[:, rows:] = 0
+            picture[:, :, columns:] = 0
+        return scaled
+
+    @classmethod
+    def draw(
+        cls,
+        images: Sequence[Image.Image | np.ndarray],
+        canvases: Sequence[Canvas],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> Frames:
+        """Each image (PIL or uint8[H, W, 3]) in the frame of its canvas; the frames must be of one size."""
+        drawn = [canvas.draw(image) for image, canvas in zip(images, canvases, strict=True)]
+        inner = tuple(canvas.inner for canvas in canvases)
+        return cls(values=torch.stack(drawn), inner=inner, mean=tuple(mean), std=tuple(std))
+
+
 class SamBridge(Protocol):
     """A segmentation backbone; an `nn.Module` in practice."""
 
@@ -81,18 +126,6 @@ class SamBridge(Protocol):
         ...
 
 
-def normalise(frame: np.ndarray, canvas: Canvas, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8[h, w, 3] to float32[3, h, w]: (value - mean) / std per channel (all in 0..255), then 0 in the padding.
-
-    Source: segment-anything `modeling/sam.py`, `preprocess`; it pads after normalising, so the fill is the mean colour.
-    """
-    pixels_3hw = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1).float()
-    scaled = (pixels_3hw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    scaled[:, canvas.inner[0] :] = 0
-    scaled[:, :, canvas.inner[1] :] = 0
-    return scaled.contiguous()
-
-
 def preprocess(
     images: Sequence[Image.Image | np.ndarray],
     *,
@@ -109,8 +142,7 @@ def preprocess(
         raise ValueError("no images to preprocess; give at least one")
     sizes = [image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width) for image in images]
     canvases = [canvas((int(height), int(width))) for height, width in sizes]
-    frames = [normalise(own.apply_image(image), own, mean, std) for image, own in zip(images, canvases, strict=True)]
-    return torch.stack(frames), canvases
+    return Frames.draw(images, canvases, mean, std).floats(), canvases
 
 
 def decode_ragged(prompts: Prompts, decode_rows: Callable[[Rows], tuple[Tensor, Tensor]]) -> Masks:

@@ -105,7 +105,7 @@ def exactly(grounder: Grounder, image: np.ndarray, length: int, published: bool)
     _, clip, _ = grounder.processor.pixels([image])
     if clip is None:
         raise SystemExit("this model has no CLIP tower; give a published LISA, GLaMM or MGLMM to --imported")
-    run = Published(clip.to(state.tokens.device), *settings) if published else Run(*settings)
+    run = Published(clip.to(state.tokens.device).floats(), *settings) if published else Run(*settings)
     run.banned = torch.cat([run.banned, torch.tensor([grounder.processor.ids.eos])])
     while run.active:
         run.step()

@@ -7,9 +7,9 @@
 * encoded: also the inputs of CLIP (336 px) and SAM (1024 px).
 
 The straightforward reading is written here from `segmentation_peers.md`, section 2.3 and 7.1: annotations as
-dictionaries, the picture opened twice, each polygon drawn and summed. Both make normalised float32 for CLIP and SAM,
-ours by the steps of `MglmmProcessor.pixels`. Then sources of 100,000 annotations are opened: seconds, bytes kept a
-sample.
+dictionaries, the picture opened twice, each polygon drawn and summed, and normalised float32 for CLIP and SAM. Ours is
+`MglmmProcessor.pixels`: bytes in their frames, which become floats on the device. Then sources of 100,000 annotations
+are opened: seconds, bytes kept a sample.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ import numpy as np
 import pycocotools.mask as coco_mask
 import torch
 from PIL import Image
+from transformers import AutoTokenizer, CLIPVisionConfig, LlavaConfig, SamConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mglmm.build import ModelConfig, model_config
+from mglmm.config import BUNDLED
+from mglmm.processor import MglmmProcessor
+from mglmm.tokens import special_ids
 from mglmm_data import masks
 from mglmm_data.coco import CocoSource
 from mglmm_data.registry import make_source
 from mglmm_data.sample import Sample
-from sam_bridge.bridge import normalise
-from sam_bridge.canvas import Canvas
-from sam_bridge.sam import PIXEL_MEAN, PIXEL_STD
+from sam_bridge.sam import HfSam
 
 CLIP, SAM = 336, 1024
-TO_CLIP = CLIPImageProcessorPil(size={"shortest_edge": CLIP}, crop_size={"height": CLIP, "width": CLIP})
 MEAN, STD = np.array([123.7, 116.3, 103.5], np.float32), np.array([58.4, 57.1, 57.4], np.float32)
 
 
@@ -183,13 +185,16 @@ def used_masks(sample: Sample) -> list[np.ndarray]:
     return [region.mask for region in sample.regions]
 
 
-def encode(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """CLIP's and SAM's inputs, float32[3, S, S], by the steps of `MglmmProcessor.pixels`."""
-    size = (picture.shape[0], picture.shape[1])
-    canvas = Canvas.longest_side(size, SAM)
-    square = normalise(canvas.apply_image(picture), canvas, PIXEL_MEAN, PIXEL_STD)
-    padded = Canvas.pad_square(size, max(size)).apply_image(picture, fill=(122, 116, 104))
-    return TO_CLIP(images=[Image.fromarray(padded)], return_tensors="np")["pixel_values"][0], square.numpy()
+def published_sizes() -> MglmmProcessor:
+    """The processor of LLaVA-1.5 and SAM; it needs no weights."""
+    tokenizer = AutoTokenizer.from_pretrained(str(BUNDLED))
+    config = ModelConfig(llava="-", sam="-", vision="clip", prompt_format="vicuna_v1", region_grid=24)
+    with torch.device("meta"):
+        sam = HfSam.from_config(SamConfig())
+    tower = CLIPVisionConfig(image_size=CLIP, patch_size=14)
+    llava = LlavaConfig(vision_config=tower.to_dict(), image_token_index=special_ids(tokenizer).image)
+    clip = CLIPImageProcessorPil(size={"shortest_edge": CLIP}, crop_size={"height": CLIP, "width": CLIP})
+    return MglmmProcessor(tokenizer, model_config(config, tokenizer, sam, llava), clip)
 
 
 def rate(work: Callable[[int], object], count: int, rounds: int) -> float:
@@ -255,6 +260,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
+    processor = published_sizes()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         write_sets(arguments.photos, out, arguments.samples)
@@ -270,7 +276,7 @@ def main() -> None:
                 return sample
 
             def encoded(index: int, ours: Any = ours) -> None:
-                encode(ours(index).image)
+                processor.pixels([ours(index).image])
 
             def theirs(index: int, plain: Plain = plain) -> None:
                 plain.encode(plain.item(index)[0])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -153,3 +154,18 @@ def recipe(tmp_path, tiny_sizes):
     plan = {"model": str(model), "num_threads": 1, "dataloader_num_workers": 0, "logging_steps": 1, "save_steps": 1}
     path.write_text(yaml.safe_dump({**plan, "stages": [stage]}))
     return path
+
+
+@pytest.fixture
+def pillow(monkeypatch):
+    """Pictures are resized as published codes do it: a grey level shows in what is compared to 1e-4.
+
+    That ours is Pillow's to a grey level is tested in tests/sam_bridge/test_canvas.py.
+    """
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+    def resized(pixels, size, resample):
+        picture = Image.fromarray(np.array(pixels.permute(1, 2, 0))).resize(size[::-1], filters[resample])
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+    monkeypatch.setattr("sam_bridge.canvas.resized", resized)

@@ -14,6 +14,7 @@ from mglmm.grounder import Grounder, Prepared
 from mglmm_data.images import load_image
 from mglmm_data.sample import Region
 
+pytestmark = pytest.mark.usefixtures("pillow")
 IMAGE, EOS = -200, 2
 TYPED = "bbox_token_without_box"  # a token that a user types; upstream takes it for the token, here it is text
 CASES = {

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -323,6 +324,8 @@ def test_published_parts_are_joined_with_their_weights(parts, shared, source, tm
     assert all("shared_embedding" in name or "shared_image_embedding" in name for name in left)
 
     batch, _ = processor.batch([sample(GROUNDED, REGION, PLAIN)])
+    assert batch.clip_pixels is not None
+    assert batch.pixels.values.dtype == batch.clip_pixels.values.dtype == torch.uint8, "floats are the device's work"
     model.train()
     loss, out, grads = run(model, batch, GROUPS - {"encoder"})
     assert np.isfinite(loss) and out.mask_logits.shape == (3, processor.mask_side, processor.mask_side)
@@ -412,3 +415,18 @@ def test_sam_config_of_transformers_is_taken(tiny):
     config = MglmmConfig(**data)
     with torch.device("meta"):
         assert config.bridge().side == 1024
+
+
+@pytest.mark.parametrize("how", [{}, {"do_normalize": False}, {"do_rescale": False}], ids=str)
+@pytest.mark.parametrize("frame", ["crop", "pad"])
+def test_clips_frame_becomes_the_floats_of_its_own_processor(parts, how, frame):
+    config = ModelConfig(llava=str(parts / "llava"), sam=str(parts / "sam"), vision="clip", prompt_format="vicuna_v1")
+    _, processor = build(config)
+    processor.config.clip_frame = frame
+    for name, value in how.items():
+        setattr(processor.clip, name, value)
+    image = np.random.default_rng(0).integers(0, 256, (70, 70, 3)).astype(np.uint8)
+    assert processor.clip is not None
+    wanted = processor.clip(images=[Image.fromarray(image)], return_tensors="pt")["pixel_values"].float()
+    _, clip, _ = processor.pixels([image])
+    assert clip is not None and torch.allclose(clip.floats(), wanted, atol=1e-5)

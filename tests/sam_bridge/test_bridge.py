@@ -11,8 +11,9 @@ from PIL import Image
 from transformers import SamConfig
 
 from sam_bridge import Features, Prompt, Prompts, decode_ragged
+from sam_bridge.bridge import Frames
 from sam_bridge.config import parts, sam_config
-from sam_bridge.sam import HfSam
+from sam_bridge.sam import PIXEL_MEAN, PIXEL_STD, HfSam
 
 SIDE, WIDTH = 64, 32
 
@@ -137,6 +138,15 @@ def test_preprocess_is_upstreams_normalisation(bridge):
     expected = torch.tensor([(200 - 123.675) / 58.395, (100 - 116.28) / 57.12, (50 - 103.53) / 57.375])
     assert torch.allclose(pixels[0, :, 10, 10], expected) and not pixels[0, :, 32:].any()
     assert canvases[0].inner == (32, 64)
+
+
+def test_pictures_stay_bytes_until_they_are_on_their_device(bridge):
+    image = Image.new("RGB", (40, 20), (200, 100, 50))
+    frames = Frames.draw([image], [bridge.canvas((20, 40))], PIXEL_MEAN, PIXEL_STD)
+    assert frames.values.dtype == torch.uint8 and frames.values.shape == (1, 3, SIDE, SIDE) and len(frames) == 1
+    assert torch.equal(frames.floats(), bridge.preprocess([image])[0])
+    moved = frames.to("meta")
+    assert moved.values.is_meta and moved.inner == frames.inner == ((32, 64),)
 
 
 def test_save_and_load_keep_every_output(bridge, features, tmp_path):

@@ -111,12 +111,40 @@ def test_the_picture_shows_a_blob_where_the_points_say(kind, size):
 
 def test_padding_takes_the_fill_and_nothing_else():
     image = Image.new("RGB", (40, 20), (200, 10, 10))
-    square = Canvas.pad_square((20, 40), 80, resample=Image.Resampling.NEAREST).apply_image(image, fill=(1, 2, 3))
+    square = Canvas.pad_square((20, 40), 40).apply_image(image, fill=(1, 2, 3))
     assert (
-        (square[:20] == (1, 2, 3)).all() and (square[20:60] == (200, 10, 10)).all() and (square[60:] == (1, 2, 3)).all()
+        (square[:10] == (1, 2, 3)).all() and (square[10:30] == (200, 10, 10)).all() and (square[30:] == (1, 2, 3)).all()
     )
     longest = Canvas.longest_side((20, 40), 80).apply_image(image, fill=(1, 2, 3))
     assert (longest[:40] == (200, 10, 10)).all() and (longest[40:] == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("kind", ["longest_side", "resize", "pad_square"])
+@pytest.mark.parametrize("side", [37, 64, 300])
+def test_pictures_are_resized_as_pillow_does_to_a_grey_level(kind, side):
+    image = np.random.default_rng(0).integers(0, 256, (90, 60, 3)).astype(np.uint8)
+    canvas = Canvas.resize((90, 60), (side, 80)) if kind == "resize" else getattr(Canvas, kind)((90, 60), side)
+    (height, width), (rows, columns) = canvas.padded, canvas.inner
+    square = Image.new("RGB", (width, height), (9, 9, 9))
+    square.paste(Image.fromarray(image), canvas.origin)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    wanted = np.asarray(square.resize((columns, rows), filters[canvas.resample])).astype(int)
+    found = canvas.apply_image(image, fill=(9, 9, 9))[:rows, :columns]
+    assert np.abs(found - wanted).max() <= 1 and (found != wanted).mean() < 0.05
+
+
+def test_pictures_that_may_not_be_written_to_or_run_backwards_are_drawn(recwarn):
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    for canvas in (Canvas.longest_side((20, 30), 12), Canvas.longest_side((20, 30), 30)):
+        wanted = canvas.apply_image(image)
+        locked = image.copy()
+        locked.setflags(write=False)
+        assert (canvas.apply_image(locked) == wanted).all()
+        assert (canvas.apply_image(image[:, ::-1].copy()[:, ::-1]) == wanted).all()
+        assert (canvas.apply_image(Image.fromarray(image)) == wanted).all()
+    whole = Canvas.resize((20, 30), (20, 30)).apply_image(image)
+    whole[:] = 0
+    assert image.any() and not recwarn.list
 
 
 def test_sizes_round_as_upstream():
