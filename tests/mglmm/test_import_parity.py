@@ -244,11 +244,6 @@ def test_states_and_masks(golden, rounding, family, case, names):
             close_masks(batch.canvases[i].logits_back(masks)[:, ::2, ::2], wanted[f"{case}.pred_masks.{i}"])
 
 
-def in_float64(own):
-    """The same model in double precision, which takes the pixels as it is."""
-    return copy.deepcopy(own.model).double()
-
-
 @pytest.mark.parametrize(
     ("family", "how"), [("lisa", "float64"), ("lisa", "its embedding"), ("mglmm", "float64"), ("mglmm", "float32")]
 )
@@ -260,7 +255,7 @@ def test_gradients(golden, monkeypatch, family, how):
     """
     own = golden(family)
     batch, _ = batch_of(own, "train", "abc")
-    model = in_float64(own) if how == "float64" else own.model
+    model = copy.deepcopy(own.model).double() if how == "float64" else own.model
     if how == "its embedding":
         embedding = own.tensors["train.sam_embed"]
         monkeypatch.setattr(model.bridge, "encode", lambda pixels: Features(embedding=embedding))
