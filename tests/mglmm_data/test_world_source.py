@@ -44,6 +44,20 @@ def test_samples_are_a_function_of_seed_index_and_epoch():
     assert World(5, size=(96, 128)).sample(0).size in ((96, 96), (128, 128))
 
 
+def test_kinds_of_a_task_are_asked_for_as_often_as_given():
+    few = {**dict.fromkeys(KINDS["absent"], 0.0), "relation": 1.0, "phrases": 1.0}
+    asked: dict[str, Counter] = {}
+    for name, kinds in (("as it is", None), ("given", {"absent": few})):
+        world = World(40, tasks={"absent": 1.0}, turns=6, kinds=kinds)
+        asked[name] = Counter(c.kind for index in range(20) for c in world.sample(index).conversations)
+    assert asked["given"]["relation"] + asked["given"]["phrases"] > 100  # of 120; some scenes have neither
+    assert asked["as it is"]["relation"] + asked["as it is"]["phrases"] < 60
+    with pytest.raises(ValueError, match=r"kinds of 'vqa' are \{'count': 1\}; .* each of count, color, where, yesno"):
+        World(0, kinds={"vqa": {"count": 1}})
+    with pytest.raises(ValueError, match="kinds are given for 'absnt', which is no task; use one of panoptic, fine"):
+        World(0, kinds={"absnt": {}})
+
+
 def test_masks_are_made_once_a_sample():
     sample = World(9, turns=10).sample(0)
     counts = [region.rle["counts"] for region in sample.regions if region.rle is not None]

@@ -47,9 +47,10 @@ class World:
         size: height = width of the image, px; from several, each sample draws one.
         split: `train` never shows or asks for what is held out; `eval` does, and names it in the kind.
         held_out: what the scenes do with held-out pairs; by default `avoid` in training and `allow` in evaluation.
+        kinds: task -> all its kinds and how often each is tried first, where that is not as in `tasks.KINDS`.
 
     Raises:
-        ValueError: an unknown task, no positive weight, no turns, or a seed of the other split.
+        ValueError: an unknown task or kind, no positive weight, no turns, or a seed of the other split.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class World:
         size: int | Sequence[int] = 192,
         split: Literal["train", "eval"] = "train",
         held_out: Literal["avoid", "allow", "require"] | None = None,
+        kinds: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         tasks = DEFAULT_TASKS if tasks is None else tasks
         unknown = [name for name in tasks if name not in TASKS]
@@ -79,6 +81,13 @@ class World:
                 f"training seeds are 0..{CALIBRATION_SEED_START - 1}, "
                 f"evaluation seeds {EVAL_SEED_START}..{2 * EVAL_SEED_START - 1}"
             )
+        for task, given in (kinds or {}).items():
+            if task not in KINDS:
+                raise ValueError(f"kinds are given for {task!r}, which is no task; use one of {', '.join(TASKS)}")
+            if set(given) != set(KINDS[task]) or min(given.values()) < 0:
+                known = ", ".join(KINDS[task])
+                raise ValueError(f"kinds of {task!r} are {dict(given)}; give a weight of 0 or more for each of {known}")
+        self.kinds = {**KINDS, **(kinds or {})}
         self.seed_start = seed_start
         self.tasks = {name: float(weight) for name, weight in tasks.items() if weight > 0}
         self.turns = turns
@@ -117,7 +126,9 @@ class World:
             first = self._names[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._names) - 1)]
             rest = order(rng, self._names, tuple(self.tasks.values()))
             for task in chain((first,), rest):
-                told = write(view, task, rng, regions, drawn=drawn, several_share=self.several_share)
+                told = write(
+                    view, task, rng, regions, drawn=drawn, several_share=self.several_share, kinds=self.kinds
+                )
                 if told is not None:
                     conversations.append(told)
                     break

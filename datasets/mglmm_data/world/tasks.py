@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from numpy.random import Generator
 
@@ -58,6 +58,7 @@ def write(
     drawn: dict[Target, int] | None = None,
     allow_unseen: bool = True,
     several_share: float = SEVERAL_SHARE,
+    kinds: Mapping[str, Mapping[str, float]] = KINDS,
 ) -> Conversation | None:
     """One conversation about a scene.
 
@@ -71,6 +72,7 @@ def write(
         allow_unseen: whether held-out pairs and relations may be asked for.
         several_share: share of `absent` that is worded as `several`; for 50:50 in both families, the share of
             `several` among `several` and `referring`, with `absent` as frequent as the two together.
+        kinds: task -> its kinds and how often each is tried first, where `kind` names none; see `KINDS`.
 
     Returns:
         The conversation with its task and kind (with ":unseen" where something held out is involved); None if the
@@ -86,10 +88,11 @@ def write(
     view = scene if isinstance(scene, View) else View(scene, allow_unseen=allow_unseen)
     if not view.things:
         return None
-    kinds = {kind: 1.0} if kind else KINDS[task]
+    tried = {kind: 1.0} if kind else kinds[task]
     if task == "absent" and not kind:
-        kinds = _SEVERAL if rng.random() < several_share else _EXPRESSIONS
-    for name in order(rng, tuple(kinds), tuple(kinds.values())):
+        family = _SEVERAL if rng.random() < several_share else _EXPRESSIONS
+        tried = {name: weight for name, weight in tried.items() if name in family}
+    for name in order(rng, tuple(tried), tuple(tried.values())):
         draft = TASKS[task](view, rng, name)
         if draft is not None:
             return finish(view, task, draft, regions, {} if drawn is None else drawn)
