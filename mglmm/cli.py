@@ -1,4 +1,4 @@
-"""The command line: `mglmm ask | demo | train | eval | convert | merge | doctor | check-data | export | checks | cfg`.
+"""The command line: `mglmm ask | demo | train | cache | eval | convert | merge | doctor | check-data | export | ...`.
 
 Everything heavy is imported inside a verb, so that help and mistakes in what was typed come at once. A mistake of the
 user is one line on stderr and exit code 2; a bug keeps its traceback. Verbs about checkpoints are in `cli_models`,
@@ -239,7 +239,8 @@ def evaluate(
         say(console, f"saved {report.save(path)}")
 
 
-for verb in (cli_models.convert, cli_models.doctor, cli_models.merge, cli_data.check_data, cli_data.export):
+about_data = (cli_data.check_data, cli_data.export, cli_data.cache)
+for verb in (cli_models.convert, cli_models.doctor, cli_models.merge, *about_data):
     app.command(verb.__name__.replace("_", "-"))(verb)
 
 

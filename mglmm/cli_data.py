@@ -1,4 +1,4 @@
-"""The verbs about data: check-data, export."""
+"""The verbs about data: check-data, export, cache."""
 
 from __future__ import annotations
 
@@ -94,6 +94,37 @@ def export(
     for what, count in done.left_out.items():
         if count:
             say(console, f"not in this format: {count:,} {what}")
+    for text in done.problems:
+        say(console, f"left out: {' '.join(text.split())}")
+    return 1 if done.problems else 0
+
+
+def cache(
+    config: Annotated[str, typer.Argument(help="A recipe, or its name under configs/.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Overrides, for example stages.0.features=FOLDER.")
+    ] = None,
+) -> int:
+    """Keep what frozen encoders see of a recipe's photographs, where its stages have features: FOLDER."""
+    from mglmm import given
+    from mglmm.config import TrainConfig, load_config
+
+    recipe = load_config(TrainConfig, config, overrides or ())
+    given.quiet()
+    from mglmm.train.caching import cache as fill
+
+    console = Console()
+    with progress() as bars:
+        shown: dict[str, Any] = {}
+
+        def told(name: str, done: int, total: int) -> None:
+            if name not in shown:
+                shown[name] = bars.add_task(name)
+            bars.update(shown[name], completed=done, total=total)
+
+        done = fill(recipe, told)
+    folders = ", ".join(dict.fromkeys(str(stage.features) for stage in recipe.stages if stage.features))
+    say(console, f"{done.written:,} photographs seen, {done.there:,} samples of photographs seen before: {folders}")
     for text in done.problems:
         say(console, f"left out: {' '.join(text.split())}")
     return 1 if done.problems else 0

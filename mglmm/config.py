@@ -99,6 +99,7 @@ class StageConfig(Strict):
     batch_window: int = Field(default=1, gt=0)  # batches of like length are cut from so many batches' samples
     on_error: Literal["fail", "count"] = "fail"  # a sample that cannot be read: stop, or leave it out and list it
     augment: dict[str, Any] | None = None
+    features: str | None = None  # a folder that `mglmm cache` filled: what frozen encoders see is read, not computed
     share_prefix: bool = True  # conversations of an image share its tokens under a block mask
     prompts_per_image: int = Field(default=4, gt=0)  # masks prompted for in each image of a pixels stage
     pixels_batch_size: int = Field(default=0, ge=0)  # images of pixel pre-training beside each grounding batch
@@ -120,6 +121,15 @@ class StageConfig(Strict):
                 )
         if self.kind != "pixels" and (self.kind == "kin" or self.losses.kin > 0) != ("kin" in self.train):
             raise ValueError("losses.kin and the group kin under train (its head) go together; give both or neither")
+        if self.features is not None:
+            moving = [name for name in ("encoder", "vision_tower") if name in self.train]
+            wrong = f"{moving[0]} trains" if moving else "pictures are augmented" if self.augment is not None else ""
+            if self.kind != "grounding":
+                wrong = f"it is of kind {self.kind}"
+            if wrong:
+                raise ValueError(
+                    f"stage {self.name!r} reads kept features, but {wrong}; leave one of the two out of the recipe"
+                )
         if self.multiplicities and (self.weights or self.temperature != 1):
             raise ValueError("multiplicities stand instead of weights and temperature; give one or the other")
         return self

@@ -7,6 +7,7 @@ I images, R rows of tokens (a row is one image with the conversations that share
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ PREFIX = 0
 class Batch:
     """One step's inputs. Tensors move with `to`; the rest stays."""
 
-    pixels: Frames  # of I images, S x S, what the bridge's encoder reads
+    pixels: Frames | None  # of I images, S x S, what the bridge's encoder reads; None where `seen` is given
     clip_pixels: Frames | None  # of I images, s x s, what a CLIP tower reads; None when the encoder is shared
     row_image: Tensor  # int64[R], the image of each row
     input_ids: Tensor  # int64[R, L], right-padded
@@ -44,20 +45,33 @@ class Batch:
     spelt: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
     """int64[Q, 2]: row and column of the first token of a box that is spelt behind a phrase."""
     spelt_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[Q, 4], as `target_boxes`
+    seen: Seen | None = None  # of I images, in place of their pixels
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: move(getattr(self, f.name), device) for f in fields(self)})
 
 
-def move(value, device):
+def move(value: Any, device: torch.device | str) -> Any:
     """Tensors of a field to a device, whatever holds them."""
-    if isinstance(value, Tensor | Frames):
+    if isinstance(value, Tensor | Frames | Seen):
         return value.to(device)
     if isinstance(value, dict):
         return {key: move(item, device) for key, item in value.items()}
     if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
         return tuple(item.to(device) for item in value)
     return value
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What frozen encoders make of an image, before anything that trains; it can be kept (`train.features`)."""
+
+    features: Features
+    states: dict[int, Tensor]  # layer of the CLIP tower -> float[I, 1 + N, d]; none when the encoder is shared
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Seen:
+        states = {layer: state.to(device=device, dtype=dtype) for layer, state in self.states.items()}
+        return Seen(self.features.to(device, dtype), states)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from transformers import (
 from mglmm.detail import ImageDetail, ImageLayers
 from mglmm.encode import visible
 from mglmm.feedback import BoxFeedback, a_little_off
-from mglmm.inputs import IGNORE, Batch, ImageState, Output
+from mglmm.inputs import IGNORE, Batch, ImageState, Output, Seen
 from mglmm.model_config import MglmmConfig
 from mglmm.regions import build_region_encoder
 from sam_bridge.bridge import Features, Masks
@@ -139,7 +139,11 @@ class Mglmm(PreTrainedModel):
         return {name: members for name, members in groups.items() if members}
 
     def encode_image(self, pixels: Tensor, clip_pixels: Tensor | None = None) -> ImageState:
-        """What an image costs once.
+        """What an image costs once: `see`, then `read`."""
+        return self.read(self.see(pixels, clip_pixels))
+
+    def see(self, pixels: Tensor, clip_pixels: Tensor | None = None) -> Seen:
+        """What the encoders make of images.
 
         Args:
             pixels: float[I, 3, S, S] from the bridge's `preprocess`.
@@ -156,12 +160,19 @@ class Mglmm(PreTrainedModel):
         with contextlib.nullcontext() if trained else torch.no_grad():
             features = self.bridge.encode(pixels.to(self.dtype))
         if clip_pixels is None:
+            return Seen(features, {})
+        states = self.clip_states(clip_pixels)
+        return Seen(features, {layer: states[layer] for layer in {self.feature_layer, *self.region_layers}})
+
+    def read(self, seen: Seen) -> ImageState:
+        """What the language model, the regions and the decoder get of what was seen."""
+        features, states = seen.features, seen.states
+        if not states:
             assert features.tokens is not None
             raw = features.tokens
             maps = self.region_maps(features, [raw])
         else:
-            states = self.clip_states(clip_pixels)
-            chosen = states[cast(int, self.llava.config.vision_feature_layer)]
+            chosen = states[self.feature_layer]
             raw = chosen[:, 1:] if self.llava.config.vision_feature_select_strategy == "default" else chosen
             maps = self.region_maps(features, [states[layer][:, 1:] for layer in self.region_layers])
         tokens = self.llava.model.multi_modal_projector(raw)
@@ -178,9 +189,14 @@ class Mglmm(PreTrainedModel):
             return self.llava.model.vision_tower(clip_pixels.to(self.dtype), output_hidden_states=True).hidden_states
 
     @property
+    def feature_layer(self) -> int:
+        """Layer of the CLIP tower that the language model's image tokens come from."""
+        return cast(int, self.llava.config.vision_feature_layer)
+
+    @property
     def region_layers(self) -> list[int]:
         """Layers of the CLIP tower that regions are read from: the tokens' own; for GLaMM four, every third."""
-        last = cast(int, self.llava.config.vision_feature_layer)
+        last = self.feature_layer
         return [last - 9, last - 6, last - 3, last] if self.config.region_encoder == "glamm" else [last]
 
     def region_maps(self, features: Features, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -214,8 +230,12 @@ class Mglmm(PreTrainedModel):
 
     def forward(self, batch: Batch) -> Output:
         """The training pass over rows with shared prefixes; see `Output`."""
-        clip = None if batch.clip_pixels is None else batch.clip_pixels.floats()
-        image = self.encode_image(batch.pixels.floats(), clip)
+        if batch.seen is None:
+            assert batch.pixels is not None
+            clip = None if batch.clip_pixels is None else batch.clip_pixels.floats()
+            image = self.encode_image(batch.pixels.floats(), clip)
+        else:
+            image = self.read(batch.seen.to(dtype=self.dtype))
         regions = self.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
         embeds = self.embed(batch.input_ids, image.tokens[batch.row_image], regions)
         segs = batch.input_ids == self.config.seg_token_id

@@ -21,7 +21,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from mglmm.encode import Encoder, pad_rows
 from mglmm.formats import prompt_format
-from mglmm.inputs import Batch
+from mglmm.inputs import Batch, Seen
 from mglmm.model_config import MglmmConfig
 from mglmm.pieces import Tokens
 from mglmm.tokens import LiteralTokenizer, special_ids
@@ -166,6 +166,7 @@ class MglmmProcessor:
         masks_per_image: int | None = None,
         original: bool = False,
         rng: np.random.Generator | None = None,
+        seen: Seen | None = None,
     ) -> tuple[Batch, int]:
         """Samples to one training batch, and how many conversations did not fit into `max_length`.
 
@@ -174,11 +175,14 @@ class MglmmProcessor:
             share_prefix: conversations of an image in one row; else one row each, with the image repeated.
             masks_per_image: decode at most so many masks of an image, drawn by `rng`; None decodes all.
             original: mask targets at the size of the image instead of the decoder's.
+            seen: what the encoders make of the images, in place of their pixels.
 
         Raises:
             ValueError: no conversation of any sample fits, or none has one.
         """
-        pixels, clip, canvases = self.pixels([sample.image for sample in samples], [sample.size for sample in samples])
+        pixels, clip, canvases = None, None, tuple(self.canvas(sample.size) for sample in samples)
+        if seen is None:
+            pixels, clip, canvases = self.pixels([each.image for each in samples], [each.size for each in samples])
         rows, row_image, left_out = [], [], 0
         for index, sample in enumerate(samples):
             found, lost = self.encoder.rows(sample, share_prefix, max_length)
@@ -204,6 +208,7 @@ class MglmmProcessor:
         batch = Batch(
             pixels=pixels,
             clip_pixels=clip,
+            seen=seen,
             row_image=torch.tensor(row_image),
             **pad_rows(rows, self.ids.pad),
             region_masks=self.coverage([samples[i].regions[r] for i, r in given]),

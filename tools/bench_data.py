@@ -8,8 +8,10 @@
 
 The straightforward reading is written here from `segmentation_peers.md`, section 2.3 and 7.1: annotations as
 dictionaries, the picture opened twice, each polygon drawn and summed, and normalised float32 for CLIP and SAM. Ours is
-`MglmmProcessor.pixels`: bytes in their frames, which become floats on the device. Then sources of 100,000 annotations
-are opened: seconds, bytes kept a sample.
+`MglmmProcessor.pixels`: bytes in their frames, which become floats on the device. `kept` is the same sample where what
+frozen encoders see of its photograph is kept (`mglmm cache`, here of SAM's and CLIP's published sizes, with random
+values), against encoded: no picture is made at all. Then sources of 100,000 annotations are opened: seconds, bytes kept
+a sample.
 """
 
 from __future__ import annotations
@@ -36,12 +38,16 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from mglmm.build import ModelConfig, model_config
 from mglmm.config import BUNDLED
+from mglmm.inputs import Seen
 from mglmm.processor import MglmmProcessor
 from mglmm.tokens import special_ids
+from mglmm.train.features import FeatureFolder, name_in
 from mglmm_data import masks
 from mglmm_data.coco import CocoSource
+from mglmm_data.images import KnownPhotos, known
 from mglmm_data.registry import make_source
 from mglmm_data.sample import Sample
+from sam_bridge.bridge import Features
 from sam_bridge.sam import HfSam
 
 CLIP, SAM = 336, 1024
@@ -197,6 +203,21 @@ def published_sizes() -> MglmmProcessor:
     return MglmmProcessor(tokenizer, model_config(config, tokenizer, sam, llava), clip)
 
 
+def keep_all(spec: dict[str, Any], folder: FeatureFolder) -> int:
+    """Features of the published sizes for every photograph of a source; returns the bytes that one takes."""
+    source, values = make_source(spec), torch.Generator().manual_seed(0)
+    for index in range(len(source)):
+        photos = KnownPhotos(folder.size_of)
+        with known(photos):
+            sample = source.sample(index)
+        name = name_in(sample, photos)
+        if folder.size_of(name) is None:
+            features = Features(embedding=torch.randn(1, 256, SAM // 16, SAM // 16, generator=values))
+            tower = torch.randn(1, 1 + (CLIP // 14) ** 2, 1024, generator=values)
+            folder.write([name], [sample.size], Seen(features, {-2: tower}))
+    return folder.path(name).stat().st_size
+
+
 def rate(work: Callable[[int], object], count: int, rounds: int) -> float:
     """Samples a second: the best of several rounds, since other programs share the machine."""
     best = float("inf")
@@ -265,10 +286,12 @@ def main() -> None:
         out = Path(folder)
         write_sets(arguments.photos, out, arguments.samples)
         print(f"samples/s of one core, {arguments.samples} photographs, best of {arguments.rounds}; ratio in brackets")
-        print(f"{'':10}{'decoded':>8}{'ours':>16}{'encoded':>10}{'ours':>16}")
+        print(f"{'':10}{'decoded':>8}{'ours':>16}{'encoded':>10}{'ours':>16}{'kept':>16}")
+        folder, size = FeatureFolder(out / "features"), 0
         for kind, spec in specs(out).items():
             plain, source = Plain(kind, out), make_source(spec)
             count = min(len(plain.rows), len(source))
+            size = keep_all(spec, folder)
 
             def ours(index: int, source: Any = source) -> Sample:
                 sample = source.sample(index)
@@ -278,6 +301,13 @@ def main() -> None:
             def encoded(index: int, ours: Any = ours) -> None:
                 processor.pixels([ours(index).image])
 
+            def read_back(index: int, source: Any = source) -> None:
+                photos = KnownPhotos(folder.size_of)
+                with known(photos):
+                    sample = source.sample(index)
+                used_masks(sample)
+                folder.load([name_in(sample, photos)])
+
             def theirs(index: int, plain: Plain = plain) -> None:
                 plain.encode(plain.item(index)[0])
 
@@ -286,10 +316,12 @@ def main() -> None:
                 rate(ours, count, arguments.rounds),
                 rate(theirs, count, arguments.rounds),
                 rate(encoded, count, arguments.rounds),
+                rate(read_back, count, arguments.rounds),
             ]
-            bases = (rates[0], rates[0], rates[2], rates[2])
+            bases = (rates[0], rates[0], rates[2], rates[2], rates[2])
             cells = [f"{value:.0f} ({value / base:.1f} x)" for value, base in zip(rates, bases, strict=True)]
-            print(f"{kind:10}{rates[0]:8.0f}{cells[1]:>16}{rates[2]:10.0f}{cells[3]:>16}")
+            print(f"{kind:10}{rates[0]:8.0f}{cells[1]:>16}{rates[2]:10.0f}{cells[3]:>16}{cells[4]:>16}")
+        print(f"kept: {size / 2**20:.1f} MiB for each photograph")
         if arguments.annotations:
             for kind, spec in write_many(out, arguments.annotations).items():
                 seconds, kept, samples = start_up(spec)

@@ -85,6 +85,7 @@ def measure(
     oracle: list[float] = []
     if semantic is not None and len(out.mask_logits):
         wanted = {key: value.to(model.device) for key, value in attributes_of(batch, samples).items()}
+        assert batch.pixels is not None
         image = model.encode_image(batch.pixels.to(model.device).floats())
         index = torch.tensor([number for number, _ in batch.target_regions], device=model.device)
         masks = model.decode_masks(image.features, semantic(Attributes(**wanted)), index)

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from mglmm.config import StageConfig
 from mglmm.inputs import Batch
 from mglmm.processor import MglmmProcessor
+from mglmm.train.features import PHOTO, FeatureFolder
 from mglmm.train.grounding import Joint
 from mglmm.train.kin import kin_of, world_label
 from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.batches import Extent, plan
-from mglmm_data.images import as_large_as
+from mglmm_data.images import KnownPhotos, as_large_as, known
 from mglmm_data.mixture import Mixture
 from mglmm_data.registry import make_tolerant_source
 from mglmm_data.sample import Sample
@@ -73,6 +74,7 @@ class GroundingData:
             world_size=world_size,
         )
         self._window: tuple[int, list[list[Sample]], list[str]] = (-1, [], [])
+        self.features = None if stage.features is None else FeatureFolder(stage.features)
         self.augment, smallest = None, 1.0
         if stage.augment is not None:
             from mglmm.augment import Augment, AugmentConfig
@@ -99,6 +101,7 @@ class GroundingData:
             masks_per_image=self.stage.masks_per_image,
             original=self.stage.losses.mask_size == "original",
             rng=rng,
+            seen=None if self.features is None else self.features.load([sample.meta[PHOTO] for sample in samples]),
         )
         if self.stage.losses.distill > 0:
             batch = replace(batch, attributes=attributes_of(batch, samples))
@@ -145,7 +148,14 @@ class GroundingData:
         return Extent(tuple(len(row.ids) for row in rows), masks if most is None else min(masks, most))
 
     def sample(self, number: int, *, whole: bool = False) -> Sample:
-        """A draw of this rank, augmented; its photograph decoded `whole`, or only as large as the model needs."""
+        """A draw of this rank, augmented; its photograph decoded `whole`, or only as large as the model needs.
+
+        Where features are kept, no photograph is decoded.
+        """
+        if self.features is not None and not whole:
+            photos = KnownPhotos(self.features.size_of)
+            with known(photos):
+                return self.features.named(self.mixture.sample(number), photos)
         with nullcontext() if whole else as_large_as(*self.needed):
             sample = self.mixture.sample(number)
         if self.augment is not None:

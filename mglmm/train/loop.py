@@ -23,6 +23,7 @@ from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replac
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.precision import has_bf16
 from mglmm.train.data import GroundingData, LeftOut, batches
+from mglmm.train.features import FeatureFolder
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.kin import KinData, KinHead, KinTraining
 from mglmm.train.log import Log
@@ -206,6 +207,8 @@ class Trainer:
                 "parameters as a whole); start them with torchrun or a plain accelerate config"
             )
         for stage in self.config.stages[self.stage_index :]:
+            if stage.features is not None:
+                FeatureFolder(stage.features).check(self.model)
             _, _, groups, _ = self.stage_parts(stage)
             check_groups(groups, stage)
 

@@ -73,6 +73,7 @@ def test_what_cannot_be_read_stops_or_is_counted(tiny, damaged):
     data = GroundingData(stage(sources={"mine": damaged}, on_error="count", per_device_train_batch_size=3), tiny[1], 0)
     assert len(data.problems) == 1 and "line 4" in data.problems[0]
     batch, left_out = data(0)
+    assert batch.grounding.pixels is not None
     assert len(batch.grounding.pixels) == 2 and len(data.shown(3)) == 2
     assert len(left_out.problems) == 1 and "2.png is truncated or damaged" in left_out.problems[0]
     assert "source 'mine', sample 2" in left_out.problems[0]

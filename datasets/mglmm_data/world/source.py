@@ -126,9 +126,7 @@ class World:
             first = self._names[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._names) - 1)]
             rest = order(rng, self._names, tuple(self.tasks.values()))
             for task in chain((first,), rest):
-                told = write(
-                    view, task, rng, regions, drawn=drawn, several_share=self.several_share, kinds=self.kinds
-                )
+                told = write(view, task, rng, regions, drawn=drawn, several_share=self.several_share, kinds=self.kinds)
                 if told is not None:
                     conversations.append(told)
                     break
