@@ -137,7 +137,9 @@ def to_coco(answer: Answer, *, file_name: str, image_id: int) -> dict[str, Any]:
 def to_labelme(
     answer: Answer, *, image_path: str, shapes: Literal["polygon", "mask"] = "polygon", embed: bool = False
 ) -> dict[str, Any]:
-    """labelme 5 json: phrase -> `label`, number of the phrase -> `group_id`, answer -> `description`.
+    """labelme 5 json: phrase -> `label`, number of the object -> `group_id`, answer -> `description`.
+
+    Pieces of one mask share a `group_id`, two objects of a phrase do not: labelme reads a group as one object.
 
     Args:
         answer: what to write.
@@ -153,25 +155,25 @@ def to_labelme(
         raise ValueError(f"shapes is {shapes!r}; labelme masks are written as 'polygon' or 'mask'")
     out = []
 
-    def add(index: int, phrase: Phrase, kind: str, points: list[list[float]], bitmap: str | None = None) -> None:
-        shape = {"label": phrase.text, "points": points, "group_id": index + 1, "description": answer.text}
+    def add(number: int, phrase: Phrase, kind: str, points: list[list[float]], bitmap: str | None = None) -> None:
+        shape = {"label": phrase.text, "points": points, "group_id": number, "description": answer.text}
         out.append({**shape, "shape_type": kind, "flags": {}, "mask": bitmap})
 
-    for index, phrase, instance, (x1, y1, x2, y2) in _instances(answer):
+    for number, (_, phrase, instance, (x1, y1, x2, y2)) in enumerate(_instances(answer), 1):
         mask = instance.mask
         if mask is None:
-            add(index, phrase, "rectangle", [[x1, y1], [x2, y2]])
+            add(number, phrase, "rectangle", [[x1, y1], [x2, y2]])
             continue
         tight = masks.box_of(mask)
         if tight is None:
             continue
         if shapes == "polygon":
             for points in _contours(mask):
-                add(index, phrase, "polygon", points)
+                add(number, phrase, "polygon", points)
         else:
             left, top, right, bottom = (int(value) for value in tight)
             bitmap = _png(Image.fromarray(mask[top:bottom, left:right]))
-            add(index, phrase, "mask", [[left, top], [right - 1, bottom - 1]], bitmap)
+            add(number, phrase, "mask", [[left, top], [right - 1, bottom - 1]], bitmap)
     height, width = answer.size
     return {
         "version": "5.5.0",

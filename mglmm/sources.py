@@ -78,6 +78,9 @@ def check_lines(report: Report) -> Iterable[tuple[str, str]]:
         yield "", f"  {', '.join(pieces)}{looked}"
         if found.tasks:
             yield "dim", "  asked: " + ", ".join(f"{task} {count:,}" for task, count in found.tasks.most_common())
+        if found.joined:
+            names = ", ".join(f"{name} {count:,}" for name, count in found.joined.most_common())
+            yield "dim", f"  joined, more of a name in a picture than max_regions: {names} (instances)"
         left_out = ", ".join(f"{what} {count:,}" for what, count in found.skipped.most_common() if count)
         if left_out:
             yield "dim", f"  left out by rule: {left_out}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,16 @@ class Scene:
     absent: Sequence[str] | None = None
     notes: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Laid(NamedTuple):
+    """A scene's regions, by name in the set's order, and what was made of its annotations on the way."""
+
+    regions: list[Region]
+    named: list[Named]
+    crowds: list[int]  # which of the regions
+    empty: list[str]  # annotations that cover no pixel
+    joined: dict[str, int]  # name -> how many instances its one region is made of, where there were too many
 
 
 class Annotated:
@@ -119,7 +129,8 @@ class Annotated:
 
         `Region.label` is the name. `meta`: source, file, notes, mirror, names, crowd_regions (indices of regions that
         are crowds: no target, and not to be counted as invented), empty_masks (the annotations that are left out since
-        they cover no pixel), and what the family adds.
+        they cover no pixel), joined (names with more than `max_regions` instances -> how many), and what the family
+        adds.
 
         Raises:
             ValueError: the image or a mask is damaged or of another size, or nothing can be asked about the image.
@@ -127,7 +138,7 @@ class Annotated:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} samples")
         scene = self.scene(index)
-        regions, named, crowds, empty = self._regions(scene)
+        regions, named, crowds, empty, joined = self._laid(scene)
         rng = np.random.default_rng([self.seed, index, epoch])
         conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=scene.absent)
         if not conversations:
@@ -154,16 +165,17 @@ class Annotated:
                 "names": self.names,
                 "crowd_regions": tuple(crowds),
                 "empty_masks": tuple(empty),
+                "joined": joined,
                 **scene.meta,
             },
         )
 
-    def _regions(self, scene: Scene) -> tuple[list[Region], list[Named], list[int], list[str]]:
-        """Regions, grouped by name in the set's order; the names; the crowds among the regions; empty annotations."""
+    def _laid(self, scene: Scene) -> Laid:
         regions: list[Region] = []
         named: list[Named] = []
         crowds: list[int] = []
         empty: list[str] = []
+        joined: dict[str, int] = {}
         size = scene.image.size
         grouped: dict[str, list[Item]] = {}
         for item in scene.items:
@@ -182,6 +194,8 @@ class Annotated:
             rles, words = [item.rle for item in shown], [item.detail for item in shown]
             if shown and (self.kind in ("parts", "classes") or len(shown) > self.max_regions):
                 complete = complete if self.kind == "classes" else self.kind == "parts"
+                if self.kind == "instances":
+                    joined[name] = len(shown)
                 rles, words = [masks.merged(rles, size)], [""]
             new = [Region(size=size, rle=rle, label=name) for rle in rles]
             order = reading_order(new)
@@ -190,4 +204,4 @@ class Annotated:
             details = told if any(told) else ()
             named.append(Named(name, indices, complete, items[0].of, details, items[0].stuff))
             regions += [new[i] for i in order]
-        return regions, named, crowds, empty
+        return Laid(regions, named, crowds, empty, joined)

@@ -70,6 +70,7 @@ class Found:
     categories: Counter[str] = field(default_factory=Counter)  # labels of regions
     tasks: Counter[str] = field(default_factory=Counter)  # of conversations
     skipped: Counter[str] = field(default_factory=Counter)  # what the reader leaves out by rule, as it counts it
+    joined: Counter[str] = field(default_factory=Counter)  # label -> instances that are one region of many
     phrases: int = 0
     images: dict[str, str] = field(default_factory=dict)  # digest of the pixels -> file or id
     holders: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # digest -> (index, id) of its samples
@@ -86,7 +87,7 @@ class Found:
             self.holders.setdefault(digest, []).extend(samples)
         self.problems += other.problems
         self.shown += other.shown
-        for name in ("regions", "categories", "tasks"):
+        for name in ("regions", "categories", "tasks", "joined"):
             getattr(self, name).update(getattr(other, name))
 
 
@@ -230,6 +231,7 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
 
     if not sample.conversations:
         complain("no question", f"{sample.id}: nothing is asked about it; give it conversations, or take it out")
+    found.joined.update(sample.meta.get("joined", {}))
     for record in sample.meta.get("empty_masks", ()):
         complain("empty mask", f"{sample.id}: {record} covers no pixel; correct or remove it")
     empty: set[int] = set()

@@ -2,14 +2,16 @@
 
 A line is a json object. One with an `id` (as lists are written: with the `index` beside it, which tells samples of one
 id apart) leaves out a sample; one without is a record that never became a sample, known by the sentence about it, its
-`problem`. Lines of other sources of the list (`source`) are passed over. A line that fits nothing is an error: the data
-has changed since, or the list is another one's.
+`problem`, or, where only one is like it, by what that says is wrong: the same data in another folder is the same data.
+Lines of other sources of the list (`source`) are passed over. A line that fits nothing is an error: the data has
+changed since, or the list is another one's.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -111,6 +113,9 @@ class Dropping:
         self.dropped: list[str] = []
         dropped: set[int] = set()
         known: set[str] = set()
+        alike: dict[str, list[str]] = {}
+        for text in found:
+            alike.setdefault(_gist(text), []).append(text)
         for line in of_source(read_list(path), name, path):
             if line.id or line.index is not None:
                 dropped.add(index := self._index(line))
@@ -120,6 +125,9 @@ class Dropping:
             elif line.problem in found:
                 known.add(line.problem)
                 self.dropped.append(f"{line.where}: {line.problem}")
+            elif len(same := alike.get(_gist(line.problem), [])) == 1:
+                known.update(same)
+                self.dropped.append(f"{line.where}: {same[0]}")
             else:
                 raise ValueError(
                     f"{line.where}: nothing of the kind is wrong here any more{_closest(line.problem, found)}"
@@ -199,6 +207,12 @@ class Dropping:
             fetch([self._inside(index) for index in indices])
 
 
+def _gist(problem: str) -> str:
+    """What a sentence says is wrong: without the folders that its files lie in, and without the way out."""
+    return re.sub(r"[^\s'\"(]*[/\\]", "", re.split(r"; | in \S*/", problem)[0])
+
+
 def _closest(text: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(text, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else "; check the data again and write a new list"
+    again = "check the data again and write a new list"
+    return f", did you mean {close[0]!r}? If not, {again}" if close else f"; {again}"

@@ -25,7 +25,7 @@ from mglmm_data.sample import Sample
 from mglmm_data.telling import Kind, Named, Teller, check_tasks, near, reading_order
 
 SCHEMA = Path(__file__).with_name("sample.schema.json")
-LOCAL = ("file", "empty_masks")
+LOCAL = ("file", "empty_masks", "joined")
 """Keys of `meta` that are true only where the sample was read."""
 TOLD = re.compile(rb'"conversations"\s*:\s*\[')
 

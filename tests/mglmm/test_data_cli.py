@@ -55,6 +55,31 @@ def test_a_config_and_its_stages(command, mine, recipe):
     assert command("check-data", "plain.yaml", "--processes", "1").code == 0
 
 
+def test_things_of_one_name_stay_apart_in_every_format(command, mine):
+    masks = mine / "masks" / "one"
+    for number in (1, 2):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[5:20, 20 * number - 15 : 20 * number - 2] = 255
+        mask[12, :] = 0  # two pieces
+        Image.fromarray(mask).save(masks / f"red_cup.{number}.png")
+    (masks / "red_cup.png").unlink()
+    for form in ("jsonl", "coco", "labelme", "webdataset"):
+        assert command("export", mine, f"as_{form}", "--format", form).code == 0
+        done = command("check-data", f"as_{form}", "--processes", "1")
+        assert done.code == 0 and "2 samples, 2 images, 3 masks, 1 category" in done.out, (form, done.out)
+
+
+def test_what_is_joined_since_there_is_too_much_of_it_is_counted(command, mine):
+    assert command("export", mine, "as_coco", "--format", "coco").code == 0
+    path = mine.parent / "as_coco" / "annotations.json"
+    data = json.loads(path.read_text())
+    data["annotations"] += [{**data["annotations"][0], "id": 100 + number} for number in range(11)]
+    path.write_text(json.dumps(data))
+    done = command("check-data", "as_coco", "--processes", "1")
+    assert done.code == 0 and "2 samples, 2 images, 2 masks" in done.out
+    assert "joined, more of a name in a picture than max_regions: red cup 12 (instances)" in done.out
+
+
 def test_the_golden_tree(command, shared):
     done = command("check-data", shared("golden", "datasets", "data"), "--page", "page.html", "--processes", "1")
     assert done.code == 1

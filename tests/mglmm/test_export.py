@@ -81,7 +81,7 @@ def test_coco_keeps_overlapping_masks(answer, tmp_path):
 def test_labelme_polygons_fill_to_the_mask_without_its_hole(answer):
     data = json.loads(json.dumps(answer.to_labelme(image_path="x.jpg")))
     assert data["imageData"] is None and (data["imageHeight"], data["imageWidth"]) == SIZE
-    for number, filled in ((1, ring()), (2, answer.phrases[1].mask)):
+    for number, filled in ((1, ring()), (3, answer.phrases[1].mask)):  # the first phrase has two objects
         canvas = Image.new("1", (SIZE[1], SIZE[0]))
         for shape in data["shapes"]:
             if shape["group_id"] == number:

@@ -47,6 +47,21 @@ def broken(mine) -> str:
     return source.problems.found[0]
 
 
+def test_a_list_goes_with_its_data_to_another_folder(mine, drop, tmp_path, monkeypatch):
+    """Sentences about records that never became samples name paths; another spelling of them is no other problem."""
+    report = check({"mine": mine}, processes=1)
+    path = drop(*({**vars(one)} for one in report.problems))
+    monkeypatch.chdir(tmp_path.parent)
+    source: Any = make_source({**mine, "path": tmp_path.name, "drop": path}, "mine")
+    assert len(source) == 5 and source.dropped[0].startswith(f"{path}: line 1: {tmp_path.name}/samples.jsonl")
+    moved = tmp_path.rename(tmp_path.parent / "moved")
+    assert len(make_source({**mine, "path": str(moved), "drop": str(moved / "fix.list")}, "mine")) == 5
+    text = (moved / "samples.jsonl").read_text()
+    (moved / "samples.jsonl").write_text(text.replace("{\n", '{"image": "1.png", "regions": "x"}\n'))
+    with pytest.raises(ValueError, match="nothing of the kind is wrong here any more.* check the data again and write"):
+        make_source({**mine, "path": str(moved), "drop": str(moved / "fix.list")}, "mine")
+
+
 def test_what_a_check_lists_is_dropped_and_the_rest_is_right(mine, drop):
     report = check({"mine": mine}, processes=1)
     assert [(one.index, one.id) for one in report.problems] == [(None, ""), (2, "n2")]
