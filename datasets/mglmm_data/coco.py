@@ -213,6 +213,8 @@ class CocoSource(Annotated):
             if not kept[which]:
                 self.skipped["skipped category"] += 1
                 continue
+            if shape.is_cut(table.images[place][1]):
+                self.skipped["what polygons have outside of their image"] += 1
             if state:
                 self.skipped["crowd" if state & CROWD else "no mask"] += 1
             self._category[number] = which

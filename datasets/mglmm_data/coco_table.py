@@ -27,12 +27,14 @@ class Shape(NamedTuple):
 
     `near` are, over its polygons, the largest least x and y; `far` the smallest greatest ones: a polygon is outside of
     the image where these are, so that it covers no pixel. One that is no wider than `SLACK` may lie that far outside,
-    by the rounding of its file, and counts so much nearer. `box` is the json's own, x1, y1, x2, y2.
+    by the rounding of its file, and counts so much nearer. `span` is the box around all its polygons, `box` the json's
+    own; both x1, y1, x2, y2.
     """
 
     rle_size: tuple[int, ...] | None
     near: tuple[float, float] | None
     far: tuple[float, float] | None
+    span: tuple[float, float, float, float] | None
     box: tuple[float, float, float, float] | None
 
     def check(self, size: Size) -> None:
@@ -50,6 +52,13 @@ class Shape(NamedTuple):
                     f"its box {self.box} (x1, y1, x2, y2) leaves the image of {width}x{height} px by {out:g}"
                 )
 
+    def is_cut(self, size: Size) -> bool:
+        """Whether a polygon reaches out of the image (H, W), whose edge cuts it, by more than rounding."""
+        if self.span is None:
+            return False
+        x1, y1, x2, y2 = self.span
+        return max(-x1, -y1, x2 - size[1], y2 - size[0]) > SLACK
+
     @classmethod
     def of(cls, annotation: Mapping[str, Any]) -> Shape:
         """From `segmentation` and `bbox`.
@@ -58,7 +67,7 @@ class Shape(NamedTuple):
             ValueError: they are of a wrong type, or a polygon has an odd or short list.
         """
         segmentation, box = annotation["segmentation"], annotation.get("bbox")
-        rle_size = nearest = far = None
+        rle_size = nearest = far = span = None
         if isinstance(segmentation, dict):
             size = segmentation.get("size")
             if not isinstance(size, list):
@@ -70,9 +79,9 @@ class Shape(NamedTuple):
             for polygon in segmentation:
                 _check_polygon(polygon)
             if segmentation:
-                left, right = _reach(segmentation, 0)
-                top, bottom = _reach(segmentation, 1)
-                nearest, far = (left, top), (right, bottom)
+                left, right, x1, x2 = _reach(segmentation, 0)
+                top, bottom, y1, y2 = _reach(segmentation, 1)
+                nearest, far, span = (left, top), (right, bottom), (x1, y1, x2, y2)
         else:
             raise ValueError(f"its segmentation is {type(segmentation).__name__}, not polygons or an RLE")
         if box is not None:
@@ -83,28 +92,32 @@ class Shape(NamedTuple):
             if box[2] < 0 or box[3] < 0:
                 raise ValueError(f"its bbox {box} has a negative side; expected x, y, width, height")
             box = (box[0], box[1], box[0] + box[2], box[1] + box[3])
-        return cls(rle_size, nearest, far, box)
+        return cls(rle_size, nearest, far, span, box)
 
 
 def _touches(x1: float, y1: float, x2: float, y2: float, size: Size) -> bool:
     return x1 < size[1] and y1 < size[0] and x2 > 0 and y2 > 0
 
 
-def _reach(polygons: Sequence[Sequence[float]], axis: int) -> tuple[float, float]:
-    """Along one axis, the largest least and the smallest greatest coordinate of polygons; see `Shape`."""
-    near, far = -math.inf, math.inf
+def _reach(polygons: Sequence[Sequence[float]], axis: int) -> tuple[float, float, float, float]:
+    """Along one axis, the largest least and the smallest greatest coordinate of polygons, and where all lie between."""
+    near, far, first, last = -math.inf, math.inf, math.inf, -math.inf
     for polygon in polygons:
         line = polygon[axis::2]
         least, most = min(line), max(line)
         if least < -FARTHEST or most > FARTHEST:
             raise ValueError(f"a polygon holds {shown(max(line, key=abs))}, far outside")
+        if least < first:
+            first = least
+        if most > last:
+            last = most
         if most - least <= SLACK:
             least, most = least - SLACK, most + SLACK
         if least > near:
             near = least
         if most < far:
             far = most
-    return near, far
+    return near, far, first, last
 
 
 def _check_polygon(polygon: Any) -> None:

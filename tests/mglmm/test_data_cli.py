@@ -80,6 +80,18 @@ def test_what_is_joined_since_there_is_too_much_of_it_is_counted(command, mine):
     assert "joined, more of a name in a picture than max_regions: red cup 12 (instances)" in done.out
 
 
+def test_polygons_that_reach_out_of_the_picture_are_counted(command, mine):
+    assert command("export", mine, "as_coco", "--format", "coco").code == 0
+    path = mine.parent / "as_coco" / "annotations.json"
+    data = json.loads(path.read_text())
+    corner = [[-9, -9, 20, -9, 20, 20, -9, 20]]
+    data["annotations"][0] |= {"segmentation": corner, "bbox": [0, 0, 20, 20]}
+    data["annotations"][1] |= {"segmentation": [[-1, 0, 20, 0, 20, 20]], "bbox": [0, 0, 20, 20]}  # by rounding
+    path.write_text(json.dumps(data))
+    done = command("check-data", "as_coco", "--processes", "1")
+    assert done.code == 0 and "left out by rule: what polygons have outside of their image 1\n" in done.out
+
+
 def test_the_golden_tree(command, shared):
     done = command("check-data", shared("golden", "datasets", "data"), "--page", "page.html", "--processes", "1")
     assert done.code == 1
