@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (source, samples done, samples in all)."""
 
 KINDS = (
-    ("missing file", r"does not exist|is missing|is not there|no such file"),
+    ("missing file", r"does not exist|is missing|is not there|no such file|has no image .*\.(\*|jpg)"),
     ("unreadable file", r"truncated|damaged|not an image|\(0 bytes\)|may not be read|cannot be read|holds no image"),
     ("empty mask", r"covers no pixel|all black|no white pixel|mask is empty"),
     ("outside the image", r"outside the image|leaves the image|not inside the image|lies outside"),

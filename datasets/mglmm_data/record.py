@@ -7,6 +7,7 @@ the size, and all conversations (questions are then drawn from the regions' labe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -156,7 +157,8 @@ def parse_record(line: bytes | str) -> SampleRecord:
 def _explain(error: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"] if part not in ("RleRecord", "str"))
     if error["type"] == "json_invalid":
-        return f"is no json in UTF-8 ({error['msg'].removeprefix('Invalid JSON: ')})"
+        told = error["msg"].removeprefix("Invalid JSON: ")
+        return f"is no json in UTF-8 ({re.sub(r' at line [0-9]+ column', ' at column', told)})"
     if error["type"] == "extra_forbidden":
         model = next((PARTS[part] for part in reversed(error["loc"][:-1]) if part in PARTS), SampleRecord)
         return f"unknown key {where!r}{near(error['loc'][-1], model.model_fields)}"

@@ -142,7 +142,9 @@ class Log:
             self.bar.stop()
         if self.is_main and self.found:
             total, kept = sum(self.found.values()), self.folder / "problems.jsonl"
-            lines = [f"left out because they could not be read: {total}, {len(self.found)} different, in {kept}"]
+            lines = [
+                f"left out, unreadable or on a list of what to drop: {total}, {len(self.found)} different, in {kept}"
+            ]
             lines += [f"  {count} x {text}" for text, count in list(self.found.items())[:NUM_LISTED]]
             for line in lines:
                 self.say(line)

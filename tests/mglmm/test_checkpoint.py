@@ -2,14 +2,20 @@
 
 import errno
 import json
+import runpy
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mglmm import checkpoint
+from mglmm.build import ModelConfig, build
 from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_checkpoint
+
+SHIP = Path(__file__).resolve().parents[2] / "tools" / "ship.py"
 
 
 @pytest.fixture
@@ -217,3 +223,23 @@ def test_state_never_runs_code(tmp_path):
     torch.save({"stage": print}, tmp_path / "state.pt")
     with pytest.raises(ValueError, match="cannot be read as a run's state"):
         load_state(tmp_path / "state.pt")
+
+
+def test_what_ships_may_be_the_mean_of_two_rounds(tiny_sizes, tmp_path, monkeypatch):
+    """Of every weight, those that stand under two names (tied embeddings) included."""
+    models = []
+    for seed in (1, 2):
+        model, processor = build(ModelConfig(**tiny_sizes), seed=seed)
+        save_checkpoint(tmp_path / str(seed), model, processor)
+        models.append(model.state_dict())
+    wider = {**tiny_sizes, "language": {**tiny_sizes["language"], "intermediate_size": 80}}
+    save_checkpoint(tmp_path / "wider", *build(ModelConfig(**wider)))
+    arguments = ["ship.py", str(tmp_path / "1"), "--out", str(tmp_path / "out"), "--average"]
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "2")])
+    runpy.run_path(str(SHIP), run_name="__main__")
+    found = load_checkpoint(tmp_path / "out")[0].state_dict()
+    for key, value in found.items():
+        assert torch.allclose(value, (models[0][key] + models[1][key]) / 2, rtol=2e-3, atol=1e-4), key
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "wider")])
+    with pytest.raises(ValueError, match=r"of two models: llava\.\S*mlp\S* differs; average rounds of one model"):
+        runpy.run_path(str(SHIP), run_name="__main__")

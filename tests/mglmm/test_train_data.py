@@ -93,7 +93,7 @@ def test_a_run_lists_at_its_end_what_it_left_out(command, recipe, damaged):
     recipe.write_text(yaml.safe_dump(plan))
     done = command("train", recipe)
     assert done.code == 0, done.err
-    assert "left out because they could not be read: 4, 2 different" in done.err
+    assert "left out, unreadable or on a list of what to drop: 4, 2 different" in done.err
     assert "3 x source 'mine', sample 2" in done.err and "line 4: is no json" in done.err
 
 

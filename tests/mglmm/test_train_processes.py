@@ -149,4 +149,6 @@ def test_what_the_second_process_leaves_out_is_counted_too(write, tmp_path):
     assert found[1] - found[0]
     said = finish(recipe)
     kept = [json.loads(line)["problem"] for line in (tmp_path / "run" / "problems.jsonl").read_text().splitlines()]
-    assert set(kept) == found[0] | found[1] and "left out because they could not be read: 4, 4 different" in said
+    assert (
+        set(kept) == found[0] | found[1] and "left out, unreadable or on a list of what to drop: 4, 4 different" in said
+    )

@@ -56,7 +56,7 @@ def test_what_is_wrong_is_listed_by_kind(folder):
     assert "two.png is truncated or damaged" in kinds["unreadable file"]
     assert "plate.png is all black" in kinds["empty mask"]
     assert "fork.png is (5, 5), its image (30, 40)" in kinds["another size"]
-    assert "masks/four has no image" in kinds["malformed annotation"]
+    assert "masks/four has no image" in kinds["missing file"]
     assert sorted(problem.index for problem in report.problems if problem.index is not None) == [0, 1, 2]
     assert report.found["mine"].looked_at == 3 and report.found["mine"].shown == []
 
