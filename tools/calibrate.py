@@ -89,11 +89,7 @@ def main() -> None:
 
 
 def fit_refusals(grounder: Listening, count: int) -> list[float]:
-    """Scale and bias of the odds of "There is no", where half of what is asked for is there.
-
-    The scale makes a probability of them; the bias puts one half where as much of what is there is refused as of what
-    is not there is found, so that neither kind of question pays for the other.
-    """
+    """Scale and bias that make the odds of "There is no" a probability, where half of what is asked for is there."""
     config, options = grounder.model.config, grounder.options
     config.refusal, grounder.odds, grounder.heard = None, [], []
     # The first token says it; with a budget of one, the grammar would let no phrase begin.
@@ -107,21 +103,13 @@ def fit_refusals(grounder: Listening, count: int) -> list[float]:
     grounder.options = options
     odds, wrong = np.clip(grounder.odds, -30, 30), np.array(absent)
     scale, bias = fit(odds[:, None], wrong)
-    fair = -scale * equal_error(odds, wrong)
     if scale <= 0:
         raise SystemExit(f"the odds of a refusal tell nothing (scale {scale:.3f}); train further, nothing was written")
-    for name, shift in (("as it is", 0.0), ("likeliest", bias / scale), ("equal errors", fair / scale)):
+    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale)):
         refused = odds + shift > 0
         print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")
-    print(f"refusal: scale {scale:.3f}, bias {fair:.3f} (likeliest {bias:.3f})")
-    return [scale, fair]
-
-
-def equal_error(odds: np.ndarray, wrong: np.ndarray) -> float:
-    """The threshold on which as large a share of `odds[wrong]` stays below as of the others comes above."""
-    places = np.unique(odds)
-    below = [np.searchsorted(np.sort(odds[chosen]), places, "right") / chosen.sum() for chosen in (wrong, ~wrong)]
-    return float(places[np.argmin(np.abs(below[0] - (1 - below[1])))])
+    print(f"refusal: scale {scale:.3f}, bias {bias:.3f}")
+    return [scale, bias]
 
 
 def write_config(config: MglmmConfig, folder: Path) -> None:

@@ -119,12 +119,3 @@ def test_calibrating_what_is_no_folder_is_refused_before_the_work(monkeypatch, c
     with pytest.raises(SystemExit):
         runpy.run_path(str(TOOL), run_name="__main__")
     assert "bundled is no folder to write into; give a checkpoint's folder, or --dry-run" in capsys.readouterr().err
-
-
-def test_where_both_errors_are_as_frequent():
-    tools = runpy.run_path(str(TOOL))
-    odds = np.array([-3.0, -2.0, -1.0, 0.5, 1.0, -1.5, 0.0, 2.0, 3.0, 4.0])
-    wrong = np.arange(10) >= 5  # of what is not there 0.2 below -1, of what is there 0.4 above
-    place = tools["equal_error"](odds, wrong)
-    assert 0.0 <= place < 0.5 and (odds[wrong] <= place).mean() == (odds[~wrong] > place).mean() == 0.4
-    assert tools["equal_error"](np.array([-1.0, -2.0, 1.0, 2.0]), np.array([False, False, True, True])) == -1.0
