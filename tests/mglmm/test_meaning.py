@@ -17,7 +17,7 @@ from mglmm_data.world.tasks import write
 from mglmm_data.world.vocabulary import CATEGORIES
 
 SIZE = 192
-WHOLE = (16_000_003, 16_000_010, 16_000_023)
+WHOLE = (16_000_003, 16_000_010, 16_000_012)
 """Scenes whose every object and ground is to be named and masked, and nothing else."""
 PRESENT_OR_ABSENT = (16_000_001, 16_000_002, 16_000_003)
 SWAPPED = (16_000_000, 16_000_001, 16_000_002)
