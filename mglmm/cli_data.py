@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from mglmm.console import progress, say
+from mglmm.console import by_name, progress, say
 
 Data = Annotated[
     str,
@@ -42,14 +42,7 @@ def check_data(
     specs = sources.specs_of(data, root)
     console = Console()
     with progress() as bars:
-        shown: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(name)
-            bars.update(shown[name], completed=done, total=total)
-
-        report = check(specs, processes=processes, limit=limit, on_progress=told)
+        report = check(specs, processes=processes, limit=limit, on_progress=by_name(bars))
     for style, line in sources.check_lines(report):
         console.print(Text(line, style=style), soft_wrap=True)
     for path, content in (
@@ -115,14 +108,7 @@ def cache(
 
     console = Console()
     with progress() as bars:
-        shown: dict[str, Any] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(name)
-            bars.update(shown[name], completed=done, total=total)
-
-        done = fill(recipe, told)
+        done = fill(recipe, by_name(bars))
     folders = ", ".join(dict.fromkeys(str(stage.features) for stage in recipe.stages if stage.features))
     say(console, f"{done.written:,} photographs seen, {done.there:,} samples of photographs seen before: {folders}")
     for text in done.problems:

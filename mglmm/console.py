@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -143,3 +143,15 @@ def progress() -> Progress:
     )
     bars = Console(stderr=True)
     return Progress(*columns, console=bars, disable=not bars.is_terminal)
+
+
+def by_name(bars: Progress) -> Callable[[str, int, int], None]:
+    """(name, done, in all) told to one bar a name, which begins when its name is first told."""
+    shown: dict[str, Any] = {}
+
+    def told(name: str, done: int, total: int) -> None:
+        if name not in shown:
+            shown[name] = bars.add_task(name)
+        bars.update(shown[name], completed=done, total=total)
+
+    return told

@@ -180,9 +180,10 @@ class MglmmProcessor:
         Raises:
             ValueError: no conversation of any sample fits, or none has one.
         """
-        pixels, clip, canvases = None, None, tuple(self.canvas(sample.size) for sample in samples)
         if seen is None:
             pixels, clip, canvases = self.pixels([each.image for each in samples], [each.size for each in samples])
+        else:
+            pixels, clip, canvases = None, None, tuple(self.canvas(sample.size) for sample in samples)
         rows, row_image, left_out = [], [], 0
         for index, sample in enumerate(samples):
             found, lost = self.encoder.rows(sample, share_prefix, max_length)

@@ -211,7 +211,7 @@ def keep_all(spec: dict[str, Any], folder: FeatureFolder) -> int:
         with known(photos):
             sample = source.sample(index)
         name = name_in(sample, photos)
-        if folder.size_of(name) is None:
+        if name not in folder:
             features = Features(embedding=torch.randn(1, 256, SAM // 16, SAM // 16, generator=values))
             tower = torch.randn(1, 1 + (CLIP // 14) ** 2, 1024, generator=values)
             folder.write([name], [sample.size], Seen(features, {-2: tower}))

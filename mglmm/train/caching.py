@@ -17,7 +17,7 @@ from mglmm.config import TrainConfig
 from mglmm.model import Mglmm
 from mglmm.precision import has_bf16
 from mglmm.processor import MglmmProcessor
-from mglmm.train.data import Steps, one_thread
+from mglmm.train.data import Steps, worker_options
 from mglmm.train.features import FeatureFolder, NoPhotoError, name_in
 from mglmm.train.loop import load_or_build
 from mglmm_data.images import KnownPhotos, as_large_as, known
@@ -57,7 +57,7 @@ class Photos:
         with as_large_as(*self.processor.needed), known(photos):
             sample = read_sample(self.source, index)
         name = name_in(sample, photos)
-        if self.folder.size_of(name) is not None:
+        if name in self.folder:
             return None
         return Photo(name, sample.size, *self.processor.pixels([sample.image], [sample.size])[:2])
 
@@ -78,7 +78,7 @@ def cache(config: TrainConfig, on_progress: Callable[[str, int, int], None] | No
         raise ValueError("no stage of the recipe has features; add features: FOLDER to those that should read them")
     model, processor = load_or_build(config)
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    done, workers = Cached(), config.dataloader_num_workers
+    done = Cached()
     for stage in stages:
         folder = FeatureFolder(str(stage.features))
         folder.begin(model)
@@ -88,9 +88,7 @@ def cache(config: TrainConfig, on_progress: Callable[[str, int, int], None] | No
                 Steps(Photos(source, folder, processor), len(source)),
                 batch_size=stage.per_device_train_batch_size,
                 collate_fn=list,
-                num_workers=workers,
-                worker_init_fn=one_thread if workers else None,
-                multiprocessing_context="fork" if workers else None,
+                **worker_options(config.dataloader_num_workers),
             )
             finished = 0
             for items in loader:
@@ -101,7 +99,7 @@ def cache(config: TrainConfig, on_progress: Callable[[str, int, int], None] | No
                         done.problems += (f"source {name!r}: {item}",)
                 # a worker that read ahead may not have known what an earlier batch wrote
                 fresh = {item.name: item for item in items if isinstance(item, Photo)}
-                fresh = {key: item for key, item in fresh.items() if folder.size_of(key) is None}
+                fresh = {key: item for key, item in fresh.items() if key not in folder}
                 keep(model, folder, list(fresh.values()), config.bf16)
                 done.written += len(fresh)
                 done.there += sum(not isinstance(item, ValueError) for item in items) - len(fresh)

@@ -208,6 +208,13 @@ def one_thread(_worker: int) -> None:
     torch.set_num_threads(1)
 
 
+def worker_options(workers: int) -> dict[str, Any]:
+    """How a DataLoader starts so many workers; with 0 this process reads."""
+    if not workers:
+        return {"num_workers": 0}
+    return {"num_workers": workers, "worker_init_fn": one_thread, "multiprocessing_context": "fork"}
+
+
 def batches(data: Callable[[int], Any], stage: StageConfig, step: int, workers: int) -> Iterator[Any]:
     """What `data` gives for each micro-step of a stage from `step` on, drawn ahead by worker processes.
 
@@ -222,10 +229,8 @@ def batches(data: Callable[[int], Any], stage: StageConfig, step: int, workers: 
         Steps(data, last),
         batch_sampler=[list(range(a, b)) for a, b in zip(starts, [*starts[1:], last], strict=True)],
         collate_fn=list,
-        num_workers=workers,
         prefetch_factor=(4 if window == 1 else 2) if workers else None,
-        worker_init_fn=one_thread if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        **worker_options(workers),
     )
     for items in loader:
         for item in items:

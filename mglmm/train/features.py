@@ -46,9 +46,12 @@ class FeatureFolder:
     def path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}.safetensors"
 
+    def __contains__(self, name: str) -> bool:
+        return self.path(name).is_file()
+
     def size_of(self, name: str) -> Size | None:
         """(H, W), px, of a photograph that is kept; None of another."""
-        if not self.path(name).is_file():
+        if name not in self:
             return None
         with self._opened(name) as file:
             height, width = json.loads(file.metadata()["size"])
@@ -108,7 +111,7 @@ class FeatureFolder:
             ValueError: it has no photograph of its own, or nothing is kept of it.
         """
         name = name_in(sample, photos)
-        if not self.path(name).is_file():
+        if name not in self:
             raise ValueError(
                 f"{sample.id}: {self.folder} holds no features of its photograph ({name}); run mglmm cache RECIPE again"
             )

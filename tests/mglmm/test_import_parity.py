@@ -207,7 +207,6 @@ def test_states_and_masks(golden, rounding, family, case, names):
     )
     first = language.layers[0].register_forward_hook(lambda _, __, out: kept.update(first=out))
     with torch.no_grad():
-        assert batch.clip_pixels is not None
         assert batch.pixels is not None and batch.clip_pixels is not None
         image = own.model.encode_image(batch.pixels.floats(), batch.clip_pixels.floats())
         out = own.model(batch)

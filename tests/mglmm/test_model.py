@@ -324,7 +324,6 @@ def test_published_parts_are_joined_with_their_weights(parts, shared, source, tm
     assert all("shared_embedding" in name or "shared_image_embedding" in name for name in left)
 
     batch, _ = processor.batch([sample(GROUNDED, REGION, PLAIN)])
-    assert batch.clip_pixels is not None
     assert batch.pixels is not None and batch.clip_pixels is not None
     assert batch.pixels.values.dtype == batch.clip_pixels.values.dtype == torch.uint8, "floats are the device's work"
     model.train()

@@ -227,7 +227,6 @@ def test_the_whole_model_reads_regions_as_upstream(golden, shared, imported, rou
     out = model(batch)
     loss = torch.nn.functional.cross_entropy(out.token_logits, out.token_labels)
     assert float(loss) == pytest.approx(facts["losses"]["ce_loss"], rel=rounding.loss, abs=1e-7)  # a small loss
-    assert batch.clip_pixels is not None
     assert batch.pixels is not None and batch.clip_pixels is not None
     image = model.encode_image(batch.pixels.floats(), batch.clip_pixels.floats())
     regions = model.region_encoder(image.maps, batch.region_masks, batch.region_image, batch.region_boxes)
