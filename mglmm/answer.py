@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg")
 PAGES = (".html", ".htm")
+REPORTS = (".json", ".md", ".txt", ".png")
+"""Suffixes that `Report.save` knows; .png is the reliability plot."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,24 +1,20 @@
 """Saving and loading: whole folders, replaced in one step, checked key by key.
 
 A checkpoint is a folder in Hugging Face's layout (`config.json`, `model.safetensors`, the processor's files). A run
-keeps its state beside it (`state.pt`, loaded with `weights_only=True`). Nothing is half written: a folder is filled
-under another name and renamed, so that a full disk leaves the old one as it was.
+keeps its state beside it (`state.pt`, loaded with `weights_only=True`). Nothing is half written, see `mglmm.folders`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from mglmm.config import BUNDLED
 from mglmm.config_check import check_config
+from mglmm.folders import checkpoint_folder, replaced_folder
 from mglmm.model import Mglmm
 from mglmm.model_config import MglmmConfig
 from mglmm.processor import MglmmProcessor
@@ -27,46 +23,6 @@ from mglmm.tokenizer import tokenizer_hash
 
 MAX_LISTED = 8
 HUB_SECONDS = 5
-
-
-@contextlib.contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `target` when the block ends well.
-
-    Raises:
-        OSError: writing failed (a full disk, say); `target` is as before, and the message says so.
-    """
-    target = Path(os.path.abspath(target))
-    fresh, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        recover_folder(target)
-        shutil.rmtree(old, ignore_errors=True)  # of a save that was cut after its second rename
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        yield fresh
-        if target.exists():
-            os.replace(target, old)
-        os.replace(fresh, target)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, RuntimeError) as error:  # torch and safetensors report a full disk as RuntimeError or their own
-        recover_folder(target)
-        if isinstance(error, OSError) or "write" in str(error).lower() or "space" in str(error).lower():
-            kept = "; the checkpoint that was there is intact" if target.exists() else ""
-            raise OSError(
-                f"could not save {target}: {error}{kept}; free some space or choose another folder"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def recover_folder(target: Path) -> None:
-    """Bring back the old folder of a save that was cut between its two renames."""
-    target = Path(os.path.abspath(target))  # "." has no name to put another beside
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        os.replace(old, target)
 
 
 def save_checkpoint(folder: str | Path, model: Mglmm, processor: MglmmProcessor, half: bool = False) -> None:
@@ -113,16 +69,12 @@ def load_checkpoint(
     Raises:
         ValueError: the folder is no checkpoint of ours, of another version, or its keys do not match (they are listed).
     """
-    folder = BUNDLED if str(path) == "bundled" else Path(path)
-    local = folder.exists()
-    if local:
-        recover_folder(folder)
+    folder = checkpoint_folder(path)
+    if folder is not None:
         check_folder(folder)
-    elif str(path).startswith((".", "/")) or str(path).count("/") != 1:
-        raise ValueError(f"no checkpoint at {path}; give a folder, a hub name (owner/name) or bundled")
     else:
         check_reachable(str(path))
-    where = str(folder) if local else str(path)
+    where = str(folder or path)
     try:
         config = MglmmConfig.from_pretrained(where)
     except (ValueError, TypeError, AttributeError) as error:  # a dtype that torch has not is an AttributeError

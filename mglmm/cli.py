@@ -220,7 +220,7 @@ def evaluate(
     from mglmm.evaluate import evaluate as score
     from mglmm.evaluate import read_eval
 
-    given.check_files(out or (), given.REPORT_FILES)
+    given.check_files(out or (), given.REPORTS)
     chosen = given.detail(detail)
     settings = read_eval(config, [*(overrides or ()), *([f"quant={quant}"] if quant else ())])
     among = processes()

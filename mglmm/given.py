@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from mglmm.answer import PAGES, PICTURES
 from mglmm.config import TrainConfig, load_config, parse, read_yaml
+from mglmm.folders import checkpoint_folder
 from mglmm_data.images import LoadedImage, load_image
 from mglmm_data.masks import Size
 from mglmm_data.sample import Region
@@ -26,7 +27,6 @@ WORLD_SIZE = 384
 WORLD_SIZES = (64, 4096)
 REGION_FORMS = "box:x1,y1,x2,y2  point:x,y  scribble:x,y;x,y;...  mask:FILE.png (pixels of the image)"
 ANSWER_FILES = (*PICTURES, *PAGES, ".json")
-REPORT_FILES = (".json", ".md", ".txt", ".png")
 
 
 def picture(text: str) -> LoadedImage:
@@ -95,9 +95,13 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def checkpoint(text: str) -> str:
-    """A folder of a checkpoint, a hub name or `bundled` as given; for the folder of a run, its last checkpoint."""
+    """A folder of a checkpoint, a hub name or `bundled` as given; for the folder of a run, its last checkpoint.
+
+    Raises:
+        ValueError: it is none of these.
+    """
     last = Path(text) / "last" / "model"
-    return str(last) if (last / "config.json").is_file() else text
+    return str(last if (last / "config.json").is_file() else checkpoint_folder(text) or text)
 
 
 def grounder(path: str, generation: Mapping[str, Any] | None = None, quant: str = "none") -> Grounder:
@@ -110,13 +114,14 @@ def grounder(path: str, generation: Mapping[str, Any] | None = None, quant: str 
     Raises:
         ValueError: the checkpoint cannot be read, or an option is unknown or out of range.
     """
+    where = checkpoint(path)
     quiet()
     from mglmm.generate import GenerationOptions
     from mglmm.grounder import Grounder
     from mglmm.quant import check_quant
 
     options = parse(GenerationOptions, dict(generation or {}), "how to answer")
-    return Grounder.load(checkpoint(path), quant=check_quant(quant), **options.model_dump())
+    return Grounder.load(where, quant=check_quant(quant), **options.model_dump())
 
 
 def quiet() -> None:

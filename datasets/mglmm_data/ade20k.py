@@ -149,15 +149,18 @@ class Ade20kFullSource(Annotated):
         loaded = load_photo(path.with_suffix(".jpg"))
         with named(str(path)):
             objects = _objects(path)
-            items = []
+            items, notes = [], list[str]()
             for one in objects:
-                mask = read_labels(_mask_path(path, one), loaded.size) == VISIBLE
+                values = read_labels(_mask_path(path, one), loaded.size)
+                mask = values == VISIBLE
                 owner = _owner(one, objects)
                 of = _word(owner) if owner else ""
                 name, stuff = _name(one, objects), not of and _word(one) in STUFF
                 record = f"object {one['id']}"
-                items.append(Item(name, masks.encode(mask), of=of, record=record, stuff=stuff))
-        return Scene(loaded, items)
+                hidden = bool(values.any() and not mask.any())
+                notes += [f"{record} ({name}) is hidden wholly; left out"] * hidden
+                items.append(Item(name, masks.encode(mask), of=of, record=record, stuff=stuff, hidden=hidden))
+        return Scene(loaded, items, notes=notes)
 
 
 def _objects(path: str | Path) -> list[dict[str, Any]]:

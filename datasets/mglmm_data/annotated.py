@@ -25,6 +25,7 @@ from mglmm_data.telling import Kind, Named, Teller, check_tasks, reading_order
 class Item:
     """A named mask. A `crowd` is no target of its own, but it makes its name incomplete; `stuff` is not counted.
 
+    What is `hidden` covers no pixel and is there all the same: its name is neither complete nor absent.
     `of` is the object whose part it is; `detail` are words about it; `record` says which annotation it is, in notes.
     """
 
@@ -35,6 +36,7 @@ class Item:
     detail: str = ""
     record: str = ""
     stuff: bool = False
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ class Annotated:
         for name in sorted(grouped, key=lambda name: self._order.get(name, len(self._order))):
             items, shown = grouped[name], []
             for item in items:
+                if item.hidden:
+                    continue
                 if not masks.area_of(item.rle):
                     empty.append(f"{item.record or 'an annotation'} ({name})")
                 elif item.crowd:

@@ -143,7 +143,7 @@ def walk(
     def value(at: int, name: str, number: int | None = None) -> tuple[Any, int]:
         try:
             found, end = scan(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             raise _cut(path, _where(name, number), str(error)) from error
         wrong = f"{bad[0]}, which is no number" if bad else ""
         if not is_ascii and not (part := text[at:end]).isascii():

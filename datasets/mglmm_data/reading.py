@@ -236,7 +236,7 @@ def read_jsonl(path: str | Path, problems: Problems) -> Iterator[tuple[int, Any]
         with problems.at(f"{path}: line {number}"):
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list ever deeper
                 raise ValueError(f"is no json ({error})") from error
             yield number, record
 
@@ -252,7 +252,7 @@ def stream_json(path: str | Path) -> Iterator[Any]:
         with open(path, encoding="utf-8-sig") as file:
             text, at, ended = file.read(CHUNK).lstrip(), 1, False
             if text[:1] != "[":
-                raise ValueError(f"{path} begins with {text[:20]!r}; expected a json list")
+                raise ValueError(f"it begins with {text[:20]!r}; expected a list")
             while True:
                 at = BLANKS.match(text, at).end()  # type: ignore[union-attr]
                 if text[at : at + 1] == "]":
@@ -269,10 +269,10 @@ def stream_json(path: str | Path) -> Iterator[Any]:
                 yield value
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the path of the annotations") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} cannot be read as json ({error}); export or download it again") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}); convert it, for example with iconv") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as json ({error}); export or download it again") from error
 
 
 class Packed(Sequence[Any]):

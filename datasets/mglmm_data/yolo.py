@@ -7,7 +7,7 @@ which stay. Source: docs.ultralytics.com/datasets/segment; COCO's 80 names in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mglmm_data import masks, wording
@@ -72,14 +72,20 @@ class YoloSource(Annotated):
                 if path.stem not in pictures:
                     raise ValueError(f"has no photograph {path.stem}.* in {images}")
         self._images, self._labels = Strings(), Strings()
+        if not pictures:
+            raise ValueError(f"{images} holds no photograph ({', '.join(PICTURES)}); check the path")
         for stem, picture in pictures.items():
             path = labels / f"{stem}.txt"
-            if path.is_file():
-                self._lines(path, problems)
+            try:
+                lines = list(read_lines(path)) if path.is_file() else []
+            except ValueError as error:
+                problems.take(str(picture), error)
+                continue
+            self._objects(path, lines, problems)
             self._images.append(str(picture))
             self._labels.append(str(path) if path.is_file() else "")
         if not self._images:
-            raise ValueError(f"{images} holds no photograph ({', '.join(PICTURES)}); check the path")
+            raise ValueError(f"no file in {labels} can be read; the first of them: {problems.found[0]}")
         super().__init__(
             kind="instances",
             names=self._words,
@@ -103,17 +109,19 @@ class YoloSource(Annotated):
         """The polygons of a file, scaled to its photograph."""
         loaded, path = load_photo(self._images[index]), self._labels[index]
         height, width = loaded.size
-        found = self._lines(Path(path), Problems(self.problems.on_error)) if path else []
+        found = self._objects(Path(path), read_lines(path), Problems(self.problems.on_error)) if path else []
         items = []
         for number, name, shares in found:
             scaled = [value * (height if place % 2 else width) for place, value in enumerate(shares)]
             items.append(Item(name, masks.rle_of_polygons([scaled], loaded.size), record=f"line {number}"))
         return Scene(loaded, items)
 
-    def _lines(self, path: Path, problems: Problems) -> list[tuple[int, str, list[float]]]:
+    def _objects(
+        self, path: Path, lines: Iterable[tuple[int, str]], problems: Problems
+    ) -> list[tuple[int, str, list[float]]]:
         """Line number, words and polygon of each object."""
         found = []
-        for number, line in read_lines(path):
+        for number, line in lines:
             with problems.at(f"{path}: line {number}"):
                 try:
                     values = [float(word) for word in line.split()]

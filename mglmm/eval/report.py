@@ -16,15 +16,13 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mglmm.answer import write_atomically
+from mglmm.answer import REPORTS, write_atomically
 from mglmm.eval.metric import Metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FORMAT_VERSION = 1
-FILES = (".json", ".md", ".txt", ".png")
-"""Suffixes that `Report.save` knows; .png is the reliability plot."""
 Detail = Literal["short", "headlines", "full"]
 """`short`: headline numbers of whole tasks; `headlines`: of their slices too; `full`: every number."""
 PACKAGES = ("mglmm", "numpy", "scipy", "opencv-python-headless", "pycocotools", "torch", "transformers")
@@ -153,8 +151,8 @@ class Report:
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        if suffix not in FILES:
-            raise ValueError(f"cannot save a report as {path.name!r}; use {', '.join(FILES[:-1])} or {FILES[-1]}")
+        if suffix not in REPORTS:
+            raise ValueError(f"cannot save a report as {path.name!r}; use {', '.join(REPORTS[:-1])} or {REPORTS[-1]}")
         if suffix == ".png":
             from mglmm.eval.plot import reliability
 

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import torch
 
-from mglmm.checkpoint import replaced_folder
 from mglmm.config import parse
+from mglmm.folders import replaced_folder
 from mglmm.importers.convert import Converted, counted, write_weights
 from mglmm.importers.keys import Store, listed, open_store, read_json
 from mglmm.importers.lora import without_wrappers

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from mglmm.checkpoint import replaced_folder
+from mglmm.folders import replaced_folder
 from mglmm.importers import convert as making
 from mglmm.importers.convert import Converted
 from mglmm.importers.families import Family

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import SamConfig
 
-from mglmm.checkpoint import replaced_folder
+from mglmm.folders import replaced_folder
 from mglmm.importers import lora, mglmm_family
 from mglmm.importers.convert import Converted, write_weights
 from mglmm.importers.families import LANGUAGE, SAM, Family, name_now

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import torch
 
-from mglmm.checkpoint import replaced_folder
 from mglmm.config import BUNDLED
+from mglmm.folders import replaced_folder
 from mglmm.importers import convert as making
 from mglmm.importers import ferret, glamm, lisa, llava, lora, mglmm_family
 from mglmm.importers.convert import Converted

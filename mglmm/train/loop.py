@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mglmm.build import ModelConfig, build
-from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_state, write_checkpoint
+from mglmm.checkpoint import load_checkpoint, load_state, save_state, write_checkpoint
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
+from mglmm.folders import recover_folder, replaced_folder
 from mglmm.precision import has_bf16
 from mglmm.train.data import GroundingData, LeftOut, batches
 from mglmm.train.features import FeatureFolder

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mglmm import checkpoint
+from mglmm import folders
 from mglmm.build import ModelConfig, build
-from mglmm.checkpoint import load_checkpoint, load_state, recover_folder, replaced_folder, save_checkpoint
+from mglmm.checkpoint import load_checkpoint, load_state, save_checkpoint
+from mglmm.folders import replaced_folder
 
 SHIP = Path(__file__).resolve().parents[2] / "tools" / "ship.py"
 
@@ -165,14 +166,14 @@ def full_disk(*_args, **_kwargs):
 
 
 def test_failing_rename_keeps_the_old(old, monkeypatch):
-    replace = checkpoint.os.replace
+    replace = folders.os.replace
 
     def second_fails(source, target):
         if source.name == ".last.new":
             full_disk()
         replace(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "replace", second_fails)
+    monkeypatch.setattr(folders.os, "replace", second_fails)
     with pytest.raises(OSError, match="intact"), replaced_folder(old) as fresh:
         (fresh / "b").write_text("new")
     assert (old / "a").read_text() == "old"
@@ -193,8 +194,6 @@ def test_first_save_that_fails_says_nothing_of_an_old_one(tmp_path):
 def test_cut_between_renames_is_recovered(folder):
     cut = folder.with_name(".model.old")
     folder.rename(cut)
-    load_checkpoint_from = folder
-    recover_folder(load_checkpoint_from)
     load_checkpoint(folder)
     assert not cut.exists()
 

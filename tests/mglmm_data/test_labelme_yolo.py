@@ -128,6 +128,18 @@ def test_wrong_yolo_lines_are_named_or_counted(tmp_path, line, match):
     assert len(source.problems.found) == 1 and len(regions_of(source.sample(0))) == 1
 
 
+def test_yolo_labels_that_cannot_be_read_leave_their_photograph_out(tmp_path):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for stem in "ab":
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{stem}.jpg")
+        (tmp_path / "labels" / f"{stem}.txt").write_bytes(b"0 0 0 0.5 0 0.5 0.5\n" + b"\xe9" * (stem == "a"))
+    with pytest.raises(ValueError, match=r"a\.jpg: .*a\.txt is not UTF-8 \(byte 20 is 0xe9\)"):
+        make_source({"type": "yolo", "root": tmp_path})
+    source = make_source({"type": "yolo", "root": tmp_path, "on_error": "count"})
+    assert len(source.problems.found) == 1 and [source.id_of(i) for i in range(len(source))] == ["yolo/b"]
+
+
 def test_yolo_boxes_and_names(tmp_path):
     for folder in ("images", "labels"):
         (tmp_path / folder / "val").mkdir(parents=True)

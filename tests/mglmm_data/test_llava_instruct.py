@@ -109,8 +109,9 @@ def test_a_long_json_is_read_in_pieces(write, monkeypatch, chunk):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"a": 1}', "begins with .*expected a json list"),
-        (b"", "begins with .*; expected a json list"),
+        (b'{"a": 1}', "cannot be read as json .it begins with .*expected a list"),
+        (b"", "cannot be read as json .it begins with .*; expected a list"),
+        (b'[{"id": 1' + b"0" * 5000 + b"}]", "cannot be read as json .Exceeds the limit"),
         (b'[{"id": 1', "cannot be read as json"),
         (b'[{"id": 1} nonsense' + b" " * 100 + b"]", "cannot be read as json"),
         ('[{"id": "\xe9"}]'.encode("latin-1"), "is not UTF-8"),

@@ -141,6 +141,24 @@ def test_ade_full_has_parts_of_objects(shared):
     assert "part" in conversation.turns[0].text and conversation.turns[1].phrases
 
 
+def test_what_ade20k_hides_wholly_is_neither_there_nor_absent(tmp_path):
+    objects = []
+    for number, (name, values) in enumerate({"bed": [255, 128], "leg": [128], "lamp": [0]}.items()):
+        mask = np.zeros((8, 9), np.uint8)
+        mask[: len(values), :4] = np.array(values)[:, None]
+        Image.fromarray(mask).save(tmp_path / f"{name}.png")
+        parts = {"ispartof": [] if name != "leg" else 0}
+        objects.append({"id": number, "name": name, "instance_mask": f"{name}.png", "parts": parts})
+    (tmp_path / "a.json").write_text(json.dumps({"annotation": {"object": objects}}))
+    Image.new("RGB", (9, 8)).save(tmp_path / "a.jpg")
+    source = make_source({"type": "ade20k_full", "root": tmp_path, "tasks": {"panoptic": 1, "absent": 1}, "turns": 8})
+    sample = source.sample(0)
+    assert sample.meta["empty_masks"] == ("object 2 (lamp)",)
+    assert "object 1 (leg of the bed) is hidden wholly; left out" in sample.meta["notes"]
+    assert [region.label for region in sample.regions if region.kind == "mask"] == ["bed"]
+    assert not any("no leg" in turn.text for talk in sample.conversations for turn in talk.turns)
+
+
 def test_camvid(shared):
     root = shared("data", "camvid")
     train, val = (make_source({"type": "camvid", "root": root, "split": split}) for split in ("train", "val"))
