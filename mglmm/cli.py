@@ -216,11 +216,12 @@ def evaluate(
 ) -> None:
     """Score a checkpoint: the held-out world, or named parts on photographs."""
     from mglmm import given
+    from mglmm.answer import REPORTS
     from mglmm.eval.processes import processes
     from mglmm.evaluate import evaluate as score
     from mglmm.evaluate import read_eval
 
-    given.check_files(out or (), given.REPORTS)
+    given.check_files(out or (), REPORTS)
     chosen = given.detail(detail)
     settings = read_eval(config, [*(overrides or ()), *([f"quant={quant}"] if quant else ())])
     among = processes()

@@ -134,6 +134,7 @@ class Ade20kFullSource(Annotated):
             seed=seed,
             problems=problems,
             max_regions=max_regions,
+            vague=VAGUE,
             mirror=mirror,
         )
 

@@ -7,13 +7,13 @@ by name and in reading order, and lets a `Teller` ask about them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mglmm_data import masks
+from mglmm_data import masks, wording
 from mglmm_data.images import LoadedImage
 from mglmm_data.masks import Rle
 from mglmm_data.reading import Problems
@@ -44,7 +44,7 @@ class Scene:
     """What a reader knows about one image.
 
     `incomplete` are names of which not each instance is marked; `absent` those that are known not to be there (None:
-    all others); `notes` what was left out or changed on the way.
+    all others but those of which `Annotated.unsure` is not certain); `notes` what was left out or changed on the way.
     """
 
     image: LoadedImage
@@ -76,6 +76,7 @@ class Annotated:
         turns: questions drawn for each image.
         max_regions: where a name has more instances than this in an image, they are joined into one region.
         object_name: what parts belong to, for kind `parts`.
+        vague: names too wide to be said not to be there (`food` beside a pizza).
         mirror: for the augmentation: mirroring swaps left and right in the text ("swap"), or is not done here ("off").
         on_error: `fail` at a bad record, or `count`: leave it out and list it in `problems.found`.
     """
@@ -93,6 +94,7 @@ class Annotated:
         problems: Problems,
         max_regions: int = 10,
         object_name: str = "object",
+        vague: Collection[str] = (),
         mirror: str = "swap",
         has_captions: bool = False,
     ) -> None:
@@ -107,6 +109,14 @@ class Annotated:
         self.skipped: Counter[str] = Counter()
         """What the files have that is no target, counted by reason."""
         self._order = {name: place for place, name in enumerate(self.names)}
+        self._vague = self._order.keys() & set(vague)
+        self._wider = {name: ends & self._order.keys() for name in self.names if (ends := _ends(name))}
+        self._parts: dict[str, set[str]] = {}
+        """` of the bench` -> the names of its parts."""
+        for name in self.names if kind == "objects" else ():
+            _, of, owner = name.partition(" of the ")
+            if of:
+                self._parts.setdefault(of + owner, set()).add(name)
         self._teller = Teller(
             kind=kind,
             names=self.names,
@@ -126,6 +136,20 @@ class Annotated:
         """What is known about the image at `index`."""
         raise NotImplementedError
 
+    def wider(self, here: Iterable[str]) -> set[str]:
+        """Names that cover others that are here: `wall` beside `brick wall` is not all of the walls."""
+        return {wide for name in here for wide in self._wider.get(name, ())}
+
+    def unsure(self, here: Mapping[str, str]) -> set[str]:
+        """Names that may be here although nothing is marked with them: wide ones, objects of parts, further parts.
+
+        Args:
+            here: name -> object whose part it is ("" for an object).
+        """
+        owners = {of or name for name, of in here.items()} if self._parts else set()
+        parts = [self._parts.get(wording.part_of("", owner), set()) for owner in owners]
+        return self.wider(here).union(self._vague, filter(None, here.values()), *parts)
+
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
@@ -142,7 +166,11 @@ class Annotated:
         scene = self.scene(index)
         regions, named, crowds, empty, joined = self._laid(scene)
         rng = np.random.default_rng([self.seed, index, epoch])
-        conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=scene.absent)
+        absent = scene.absent
+        if absent is None:
+            unsure = self.unsure({item.name: item.of for item in scene.items})
+            absent = [name for name in self.names if name not in unsure]
+        conversations = self._teller.tell(named, scene.captions, rng, regions=regions, absent=absent)
         if not conversations:
             told = f" ({'; '.join(f'{record} covers no pixel' for record in empty)})" if empty else ""
             raise ValueError(
@@ -182,6 +210,7 @@ class Annotated:
         grouped: dict[str, list[Item]] = {}
         for item in scene.items:
             grouped.setdefault(item.name, []).append(item)
+        incomplete = self.wider(grouped).union(scene.incomplete)
         for name in sorted(grouped, key=lambda name: self._order.get(name, len(self._order))):
             items, shown = grouped[name], []
             for item in items:
@@ -194,7 +223,7 @@ class Annotated:
                     regions.append(Region(size=size, rle=item.rle, label=name))
                 else:
                     shown.append(item)
-            complete = len(shown) == len(items) and name not in scene.incomplete
+            complete = len(shown) == len(items) and name not in incomplete
             rles, words = [item.rle for item in shown], [item.detail for item in shown]
             if shown and (self.kind in ("parts", "classes") or len(shown) > self.max_regions):
                 complete = complete if self.kind == "classes" else self.kind == "parts"
@@ -209,3 +238,10 @@ class Annotated:
             named.append(Named(name, indices, complete, items[0].of, details, items[0].stuff))
             regions += [new[i] for i in order]
         return Laid(regions, named, crowds, empty, joined)
+
+
+def _ends(name: str) -> set[str]:
+    """`big teddy bear` ends with `teddy bear` and `bear`; `seat of the bench` is no bench."""
+    words = name.partition(" of the ")[0].split(" ")
+    rest = name.removeprefix(" ".join(words))
+    return {" ".join(words[start:]) + rest for start in range(1, len(words))}

@@ -22,7 +22,7 @@ import numpy as np
 from mglmm_data import masks
 from mglmm_data.drop import Dropping
 from mglmm_data.reading import read_sample
-from mglmm_data.registry import Source, make_tolerant_source
+from mglmm_data.registry import Source, default_of, make_tolerant_source, resolved
 from mglmm_data.sample import Region, Sample
 from mglmm_data.world.source import World
 
@@ -33,6 +33,9 @@ CHUNK = 16
 NUM_SHOWN = 3
 SPLITS = ("", "train", "val", "test")
 """Splits that a source can say it is; a picture in two of them is told of in the later one."""
+
+SPLIT_WORD = re.compile(r"(?<![a-z])(train(?:ing|val)?|val(?:id(?:ation)?)?|test(?:ing|[abc])?|held(?:out)?)(?![a-z])")
+"""How a split is called in names and paths: `instances_val2017`, `testA`, `training`; not `valley` or `latest`."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (source, samples done, samples in all)."""
@@ -64,6 +67,7 @@ class Found:
     """What one source holds, counted."""
 
     source: str
+    split: str = ""  # see `split_of`
     samples: int = 0
     looked_at: int = 0
     regions: Counter[str] = field(default_factory=Counter)  # by kind: mask, box, point, scribble
@@ -143,7 +147,7 @@ def check(
         except (ValueError, OSError) as error:
             found.problems.append(Problem(name, kind_of(str(error)), str(error)))
             continue
-        found.samples = len(source)
+        found.samples, found.split = len(source), split_of(name, resolved(spec))
         found.skipped.update(getattr(source, "skipped", {}))
         found.dropped += getattr(source, "dropped", ())
         told = getattr(getattr(source, "problems", None), "found", ())
@@ -156,7 +160,7 @@ def check(
     for name, found in report.found.items():
         found.shown = spread(len(found.shown), NUM_SHOWN, sorted(found.shown))
         found.problems.sort(key=lambda problem: -1 if problem.index is None else problem.index)
-        report.leaks += leaks(name, specs, report.found)
+        report.leaks += leaks(name, report.found)
     return report
 
 
@@ -245,7 +249,7 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
                 complain("empty mask", f"{sample.id}: the mask of region {number} ({region.label!r}) covers no pixel")
         except ValueError as error:
             complain("malformed annotation", f"{sample.id}: region {number}: {error}")
-    used: set[int] = set(sample.meta.get("crowd_regions", ()))
+    used: set[int] = {*sample.meta.get("crowd_regions", ()), *sample.meta.get("unasked_regions", ())}
     for conversation in sample.conversations:
         found.tasks[conversation.task or "(no task)"] += 1
         for turn in conversation.turns:
@@ -275,26 +279,25 @@ def _digest(image: np.ndarray) -> str:
 def split_of(name: str, spec: Mapping[str, Any]) -> str:
     """`train`, `val`, `test`, or nothing where a source does not say which part of its data it is.
 
-    Its `split` says so, else its name, else its files; the folder of the pictures last: RefCOCO's val is in train2014.
+    Its `split` says so, or what its type takes for it; else its name, else its files and the folders that they are in;
+    the folder of the pictures last: RefCOCO's val is in train2014.
     """
-    split = spec.get("split", spec.get("part", ""))
-    said = str(split.get("part", "")) if isinstance(split, Mapping) else str(split)
-    paths = {key: Path(value).name for key, value in spec.items() if isinstance(value, (str, Path)) and key != "type"}
-    pictures = paths.pop("image_root", "")
-    for words in (said,) if said else (name, " ".join(paths.values()), pictures):
-        if "train" in words:
-            return "train"
-        if found := re.search(r"val|test|held", words):
-            return "test" if found[0] == "test" else "val"
+    split = spec.get("split", spec.get("part", default_of(spec, "split")))
+    said = str(split.get("part", "")) if isinstance(split, Mapping) else str(split or "")
+    paths = {key: Path(value).parts for key, value in spec.items() if isinstance(value, (str, Path)) and key != "type"}
+    pictures = paths.pop("image_root", ())
+    places = [parts[-back] for back in (1, 2) for parts in paths.values() if len(parts) >= back]
+    for words in (said,) if said else (name, *places, *pictures[-1:]):
+        if found := SPLIT_WORD.search(words.lower()):
+            return {"tr": "train", "te": "test", "he": "val", "va": "val"}[found[1][:2]]
     return ""
 
 
-def leaks(name: str, specs: Mapping[str, Mapping[str, Any]], found: Mapping[str, Found]) -> list[Problem]:
+def leaks(name: str, found: Mapping[str, Found]) -> list[Problem]:
     """Samples of the source `name` whose pictures are, pixel by pixel, in sources of an earlier split, too."""
-    split = split_of(name, specs[name])
+    split = found[name].split
     where: dict[str, list[str]] = {}
-    for other, spec in specs.items():
-        theirs = split_of(other, spec)
+    for other, theirs in ((other, each.split) for other, each in found.items()):
         if 0 < SPLITS.index(theirs) < SPLITS.index(split):
             for digest in found[name].images.keys() & found[other].images.keys():
                 where.setdefault(digest, []).append(f"{other} ({theirs})")

@@ -104,7 +104,7 @@ class CocoSource(Annotated):
         problems = Problems(on_error)
         with undisturbed():
             table = Table(self.json_path, problems, self.further())
-        names = self.naming(list(table.categories.values()), rename or {})
+        names = renamed(list(table.categories.values()), self.naming(list(table.categories.values())), rename or {})
         for name in (rename or {}).keys() | set(skip_categories) - {"_background_"}:
             if name not in table.categories.values():
                 known = table.categories.values()
@@ -138,9 +138,9 @@ class CocoSource(Annotated):
         """What takes the records of further lists of the json, by list; for `annotations`, once more."""
         return {}
 
-    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+    def naming(self, categories: Sequence[str]) -> list[tuple[str, str]]:
         """For each category, its words, and the object whose part it is ("" for an object)."""
-        return [(rename.get(name) or wording.readable(name), "") for name in categories]
+        return [(wording.readable(name), "") for name in categories]
 
     def detail(self, annotation: Mapping[str, Any]) -> str:
         """Words about an annotation, for the answer that names its region."""
@@ -242,11 +242,11 @@ class CocoSource(Annotated):
             if file not in chosen:
                 continue
             captions = told[place] if told is not None else ()
-            if not self._teller.asks(
-                self._expected(counts[place]),
-                num_captions=len(captions),
-                num_absent=absent if self.federated else None,
-            ):
+            named = self._expected(counts[place])
+            if not self.federated:
+                here = {item.name: item.of for item in named}
+                absent = len(self._order.keys() - self.unsure(here) - here.keys())
+            if not self._teller.asks(named, num_captions=len(captions), num_absent=absent):
                 self.skipped["image without a question"] += 1
                 continue
             if path := self._find(table.ids[place], [file, *others]):
@@ -267,8 +267,14 @@ class CocoSource(Annotated):
             count = grouped.setdefault(self._named[which], [0, 0])
             count[0] += targets
             count[1] += every
+        wider = self.wider(name for name, _ in grouped)
         return [
-            Named(name, tuple(range(targets)), self.kind == "parts" or targets == every <= self.max_regions, of)
+            Named(
+                name,
+                tuple(range(targets)),
+                self.kind == "parts" or (targets == every <= self.max_regions and name not in wider),
+                of,
+            )
             for (name, of), (targets, every) in grouped.items()
         ]
 
@@ -294,3 +300,16 @@ class CocoSource(Annotated):
             raise ValueError(message)
         self.problems.found.append(message)
         return ""
+
+
+def renamed(
+    categories: Sequence[str], names: Sequence[tuple[str, str]], rename: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """The words of categories and their objects with a user's own; an object's are those of its parts, too."""
+    new = {words: rename[key] for key, (words, of) in zip(categories, names, strict=True) if key in rename and not of}
+    found = []
+    for key, (words, of) in zip(categories, names, strict=True):
+        if of and of in new:
+            words = wording.part_of(words.removesuffix(wording.part_of("", of)), new[of])
+        found.append((rename.get(key) or words, new.get(of, of)))
+    return found

@@ -71,6 +71,7 @@ class CocoPanopticSource(Annotated):
             seed=seed,
             problems=problems,
             max_regions=max_regions,
+            vague=VAGUE,
             mirror=mirror,
         )
         pictures = Pictures(image_root)
@@ -128,9 +129,7 @@ class CocoPanopticSource(Annotated):
             name, is_thing = self._categories[segment["category_id"]]
             record = f"segment {segment['id']}"
             items.append(Item(name, rle, bool(segment.get("iscrowd")), record=record, stuff=not is_thing))
-        here = {item.name for item in items}
-        absent = [name for name in self.names if name not in here | VAGUE]
-        return Scene(loaded, items, absent=absent, meta={"image_id": image})
+        return Scene(loaded, items, meta={"image_id": image})
 
     def _png_folder(self) -> Path:
         stem = self.json_path.stem

@@ -34,7 +34,7 @@ class FashionpediaSource(CocoSource):
     source = "fashionpedia"
     defaults = {"tasks": TASKS}
 
-    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+    def naming(self, categories: Sequence[str]) -> list[tuple[str, str]]:
         """The first of several words: `shirt, blouse` is a shirt."""
         return [(name, "") for name in wording.bare(categories)]
 

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mglmm_data.annotation import check_turns
+from mglmm_data.annotation import check_turns, unasked
 from mglmm_data.asking import check_weights, draw, question, told
 from mglmm_data.masks import Size
 from mglmm_data.reading import OnError, Packed, Pictures, Problems, load_picture, read_box, read_lines, read_text
@@ -130,11 +130,12 @@ class FlickrEntities:
         regions = tuple(
             Region((size[0], size[1]), box=tuple(box), label=labels.get(i, "")) for i, box in enumerate(boxes)
         )
+        conversations = self._tell(sentences, rng)
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
             regions=regions,
-            conversations=tuple(self._tell(sentences, rng)),
+            conversations=tuple(conversations),
             id=self.id_of(index),
             meta={
                 "source": "flickr_entities",
@@ -143,6 +144,7 @@ class FlickrEntities:
                 "notes": loaded.notes,
                 "mirror": self.mirror,
                 "references": tuple(text for text, _ in sentences),
+                "unasked_regions": unasked(len(regions), conversations),
             },
         )
 

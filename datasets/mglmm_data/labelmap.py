@@ -126,7 +126,7 @@ class LabelMaps(Annotated):
         pairs: (image, label map) of each sample.
         classes: number -> words.
         ignore: numbers that mean nothing (unlabelled, border); any other is an error when its sample is read.
-        vague: names too wide to be said not to be there (`food` beside a pizza).
+        vague, tasks, turns, seed, mirror: as in `Annotated`.
     """
 
     source = "labelmap"
@@ -151,13 +151,14 @@ class LabelMaps(Annotated):
             turns=turns,
             seed=seed,
             problems=problems,
+            vague=vague,
             mirror=mirror,
         )
         if not pairs:
             raise ValueError(f"no image with a label map is left; {len(problems.found)} problems, see problems.found")
         self._images = Strings(image for image, _ in pairs)
         self._labels = Strings(labels for _, labels in pairs)
-        self._classes, self._ignore, self._vague = dict(classes), frozenset(ignore), frozenset(vague)
+        self._classes, self._ignore = dict(classes), frozenset(ignore)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -169,14 +170,7 @@ class LabelMaps(Annotated):
         """The classes of a label map, each as one mask."""
         loaded = load_photo(self._images[index])
         labels = read_labels(self._labels[index], loaded.size)
-        return self.scene_of(loaded, self._items(labels, self._labels[index]))
-
-    def scene_of(self, image, items: Sequence[Item]) -> Scene:
-        """A scene; a name covers those that end with it: `wall` beside `brick wall` is not all of the walls."""
-        here = {item.name for item in items}
-        wider = {name for name in self.names if any(other.endswith(f" {name}") for other in here)}
-        absent = [name for name in self.names if name not in here | wider | self._vague]
-        return Scene(image, items, incomplete=wider & here, absent=absent)
+        return Scene(loaded, self._items(labels, self._labels[index]))
 
     def _items(self, labels: np.ndarray, path: str) -> list[Item]:
         items = []

@@ -169,7 +169,7 @@ def shape_rle(shape: Mapping[str, Any], size: Size) -> Rle:
     if (points.max(0) < 0).any() or points.min(0)[0] > size[1] or points.min(0)[1] > size[0]:
         raise ValueError(f"it lies outside the image of {size[1]}x{size[0]} px")
     if kind == "rectangle":
-        (x1, y1), (x2, y2) = points[:2]
+        (x1, y1), (x2, y2) = points.min(0), points.max(0)  # two corners, or four as X-AnyLabeling writes them
         points = np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)])
     elif kind == "circle":
         turn = np.linspace(0, 2 * np.pi, CIRCLE_STEPS, endpoint=False)

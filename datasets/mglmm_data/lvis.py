@@ -8,7 +8,7 @@ Source: Gupta et al., LVIS, arXiv:1908.03195, section 3; lvisdataset.org.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
@@ -29,6 +29,6 @@ class LvisSource(CocoSource):
     federated = True
     defaults = {"tasks": TASKS}
 
-    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+    def naming(self, categories: Sequence[str]) -> list[tuple[str, str]]:
         """`mouse_(computer_equipment)` is a mouse; `bow_(weapon)` keeps its addition, there are other bows."""
         return [(name, "") for name in wording.bare(categories)]

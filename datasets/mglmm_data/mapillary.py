@@ -91,7 +91,7 @@ class MapillarySource(LabelMaps):
                 continue
             inside = masks.decode(item.rle)
             items += [Item(item.name, masks.encode(inside & (codes == code))) for code in np.unique(codes[inside])]
-        return self.scene_of(loaded, items)
+        return Scene(loaded, items)
 
 
 def read_config(root: str | Path, version: str) -> tuple[dict[int, str], set[str]]:

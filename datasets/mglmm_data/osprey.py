@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, region_of
+from mglmm_data.annotation import asked, check_segmentation, check_turns, choose, region_of, unasked
 from mglmm_data.index import Records, walk
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
@@ -153,11 +153,12 @@ class OspreySource:
         _, marks, said, loose = self._read(self._store[index])
         regions = tuple(self._region(mark, loaded.size, where) for mark in marks)
         rng = np.random.default_rng([self.seed, index, epoch])
+        told = self._tell(said, len(regions), loose, rng)
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
             regions=regions,
-            conversations=self._tell(said, len(regions), loose, rng),
+            conversations=told,
             id=self.id_of(index),
             meta={
                 "source": "osprey",
@@ -167,6 +168,7 @@ class OspreySource:
                 "mirror": self.mirror,
                 "names": (),
                 "crowd_regions": (),
+                "unasked_regions": unasked(len(regions), told),
             },
         )
 

@@ -7,7 +7,7 @@ Source: Ramanathan et al., PACO, arXiv:2301.01795; LISA's layout `vlpart/paco/an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mglmm_data import wording
 from mglmm_data.coco import CocoSource
@@ -26,7 +26,7 @@ class PacoSource(CocoSource):
     federated = True
     defaults = {"kind": "objects"}
 
-    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+    def naming(self, categories: Sequence[str]) -> list[tuple[str, str]]:
         """`bench:seat` is `seat of the bench`, a part of `bench`."""
         return part_names(categories)
 

@@ -7,7 +7,7 @@ Source: Chen et al., Detect What You Can, arXiv:1406.2031; LISA's layout `vlpart
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mglmm_data.coco import CocoSource
 from mglmm_data.paco import part_names
@@ -28,6 +28,6 @@ class PascalPartSource(CocoSource):
     images = "VOCdevkit/VOC2010/JPEGImages"
     defaults = {"kind": "objects", "tasks": TASKS}
 
-    def naming(self, categories: Sequence[str], rename: Mapping[str, str]) -> list[tuple[str, str]]:
+    def naming(self, categories: Sequence[str]) -> list[tuple[str, str]]:
         """`aeroplane:left_wing` is `left wing of the aeroplane`, a part of `aeroplane`."""
         return part_names(categories)

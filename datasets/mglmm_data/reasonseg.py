@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from mglmm_data import wording
-from mglmm_data.annotation import MARKS, asked, check_turns, choose, locate
+from mglmm_data.annotation import MARKS, asked, check_turns, choose, locate, unasked
 from mglmm_data.masks import Size
 from mglmm_data.reading import Packed, Problems, is_number, load_picture, read_json, shown, take, take_line
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
@@ -129,11 +129,12 @@ class ReasonSource:
             raise ValueError(f"{path}: its shapes leave no pixel to the target; correct or remove it")
         regions = [Region.of_mask(target)] + [Region.of_mask(ignore, "ignore")] * bool(ignore.any())
         rng = np.random.default_rng([self.seed, index, epoch])
+        told = tuple(self._tell(text, sentence, why, rng) for text in choose(texts, self.turns, rng))
         return Sample(
             image=loaded.pixels,
             full_size=loaded.full_size,
             regions=tuple(regions),
-            conversations=tuple(self._tell(text, sentence, why, rng) for text in choose(texts, self.turns, rng)),
+            conversations=told,
             id=self.id_of(index),
             meta={
                 "source": "reasonseg",
@@ -144,6 +145,7 @@ class ReasonSource:
                 "names": (),
                 "crowd_regions": (),
                 "ignore_regions": tuple(range(1, len(regions))),
+                "unasked_regions": unasked(1, told),
             },
         )
 

@@ -109,14 +109,14 @@ SOURCES: dict[str, Callable[..., Source]] = {
 
 def make_tolerant_source(spec: Mapping[str, Any], on_error: str, name: str = "") -> Source:
     """`make_source`, where a source that knows `on_error` gets this one unless the spec says another."""
-    spec = _resolved(spec)
+    spec = resolved(spec)
     kind = SOURCES.get(str(spec.get("type")))
     if "drop" in spec or (kind is not None and "on_error" in inspect.signature(kind).parameters):
         spec = {"on_error": on_error, **spec}
     return make_source(spec, name)
 
 
-def _resolved(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolved(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """A data set that is named, as the spec of the files that were found."""
     if spec.get("type") != "dataset":
         return spec
@@ -125,6 +125,13 @@ def _resolved(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     if "name" not in spec:
         raise ValueError("a source of type 'dataset' needs a name, for example {type: dataset, name: refcoco}")
     return resolve(**{key: value for key, value in spec.items() if key != "type"})
+
+
+def default_of(spec: Mapping[str, Any], key: str) -> Any:
+    """What a source takes for a key that its spec does not name; None where it knows no such key."""
+    kind = SOURCES.get(str(spec.get("type")))
+    parameter = None if kind is None else inspect.signature(kind).parameters.get(key)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
 
 def make_source(spec: Mapping[str, Any], name: str = "") -> Source:
@@ -139,7 +146,7 @@ def make_source(spec: Mapping[str, Any], name: str = "") -> Source:
     """
     if "type" not in spec:
         raise ValueError(f"a source needs a type; known: {', '.join(sorted(SOURCES))}")
-    spec = _resolved(spec)
+    spec = resolved(spec)
     kind = spec["type"]
     if kind not in SOURCES:
         raise ValueError(f"no source of type {kind!r}{near(kind, SOURCES)}")

@@ -206,15 +206,15 @@ class Teller:
         owners = dict.fromkeys(item.of for item in told if item.of)
         return [[item for item in told if item.of == owner] for owner in owners]
 
-    def asks(self, named: Sequence[Named], *, num_captions: int = 0, num_absent: int | None = None) -> bool:
-        """Whether there is anything to ask about an image, without drawing it: `num_absent` as `absent` in `tell`."""
+    def asks(self, named: Sequence[Named], *, num_captions: int, num_absent: int) -> bool:
+        """Whether there is anything to ask about an image, without drawing it."""
         told = [item for item in named if item.regions]
         clear = any(item.complete for item in told)
         answers = {
             "fine": bool(self._groups(told)),
             "panoptic": any(not item.of for item in told),
             "referring": clear,
-            "absent": (len(self.names) - len(named) if num_absent is None else num_absent) > 0,
+            "absent": num_absent > 0,
             "caption": num_captions > 0,
             "region": clear,
             "box": any(item.complete and len(item.regions) == 1 and not item.stuff for item in told),

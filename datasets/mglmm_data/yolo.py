@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
+
+import yaml
 
 from mglmm_data import masks, wording
 from mglmm_data.annotated import Annotated, Item, Scene
@@ -16,7 +19,7 @@ from mglmm_data.cocostuff import NAMES as STUFF
 from mglmm_data.images import load_photo
 from mglmm_data.index import Strings
 from mglmm_data.labelmap import PICTURES, first_folder
-from mglmm_data.reading import Problems, read_lines
+from mglmm_data.reading import Problems, read_lines, read_text, shown
 
 UNUSED = ("street sign", "hat", "shoe", "eye glasses", "plate", "mirror", "window", "desk", "door", "blender")
 NAMES = tuple(name for name in STUFF[:90] if name not in UNUSED)
@@ -32,12 +35,13 @@ class YoloSource(Annotated):
     Args:
         root: the folder with `images/` and `labels/`.
         split: their subfolder; by default the only one there, or none.
-        names: the classes in order; by default COCO's 80.
+        names: the classes in order, or `coco` for COCO's 80; by default those of `data.yaml` (or another yaml beside
+            `images/`) or of `classes.txt`, and COCO's where the folder's name begins with `coco`.
         boxes: read lines of five numbers as boxes, drawn as rectangles; else they are an error.
         tasks, turns, max_regions, seed, mirror, on_error: as in `CocoSource`.
 
     Raises:
-        ValueError: a folder is missing, a label file has no photograph, or a line is malformed.
+        ValueError: a folder or the names are missing, a label file has no photograph, or a line is malformed.
     """
 
     source = "yolo"
@@ -47,7 +51,7 @@ class YoloSource(Annotated):
         root: str | Path,
         *,
         split: str | None = None,
-        names: Sequence[str] = NAMES,
+        names: Sequence[str] | Literal["coco"] | None = None,
         boxes: bool = False,
         tasks: Mapping[str, float] | None = None,
         turns: int = 1,
@@ -65,7 +69,10 @@ class YoloSource(Annotated):
         images, labels = first_folder(root, (f"images/{split}",), "photographs"), Path(root) / "labels" / split
         if not labels.is_dir():
             raise ValueError(f"no folder of labels {labels}; YOLO's labels/ mirrors its images/")
-        self._boxes, self._words = boxes, tuple(wording.readable(name) for name in names)
+        if isinstance(names, str) and names != "coco":
+            raise ValueError(f"names is {names!r}; give a list of names, or coco for COCO's 80")
+        classes = _classes(Path(root)) if names is None else NAMES if names == "coco" else names
+        self._boxes, self._words = boxes, tuple(wording.readable(name) for name in classes)
         pictures = {path.stem: path for path in sorted(images.iterdir()) if path.suffix.lower() in PICTURES}
         for path in sorted(labels.glob("*.txt")):
             with problems.at(str(path)):
@@ -141,3 +148,31 @@ class YoloSource(Annotated):
                     raise ValueError(f"has {len(shares)} coordinates; a polygon needs 6 or more, in pairs x, y{way}")
                 found.append((number, self._words[int(kind)], shares))
         return found
+
+
+def _classes(root: Path) -> Sequence[str]:
+    """The names of a set's classes, where the set says them.
+
+    Raises:
+        ValueError: it does not, or not as a list or as `0: name`, `1: name`, ...
+    """
+    for path in sorted(root.glob("*.y*ml"), key=lambda path: (path.name != "data.yaml", path.name)):
+        try:
+            said = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is no yaml ({error}); correct it") from error
+        found = said.get("names") if isinstance(said, dict) else None
+        if isinstance(found, dict) and sorted(found) == list(range(len(found))):
+            found = [found[number] for number in range(len(found))]
+        if isinstance(found, list) and all(isinstance(name, str) for name in found):
+            return found
+        if found is not None:
+            raise ValueError(f"{path}: its 'names' is {shown(found)}; expected [cat, dog] or 0: cat, 1: dog")
+    if (root / "classes.txt").is_file():
+        return [line.strip() for _, line in read_lines(root / "classes.txt")]
+    if root.name.startswith("coco"):
+        return NAMES
+    raise ValueError(
+        f"{root} does not say what its classes are called; put a data.yaml (names: [cat, dog]) or a classes.txt there, "
+        "or set names: [cat, dog] in the source (names: coco for COCO's 80)"
+    )

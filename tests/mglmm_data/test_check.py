@@ -114,7 +114,8 @@ def test_polygons_without_pixels_are_found_in_other_families(tmp_path, kind):
     ]
     (tmp_path / "a.json").write_text(json.dumps({"imagePath": "a.png", "shapes": shapes}))
     (tmp_path / "labels" / "a.txt").write_text("16 0.1 0.1 0.5 0.1 0.5 0.5\n16 1.004 0.1 1.005 0.1 1.005 0.2\n")
-    (problem,) = check({"mine": {"type": kind, "root": str(tmp_path)}}, processes=1).problems
+    spec = {"type": kind, "root": str(tmp_path)} | ({"names": "coco"} if kind == "yolo" else {})
+    (problem,) = check({"mine": spec}, processes=1).problems
     assert problem.kind == "empty mask" and "(dog) covers no pixel" in problem.problem and problem.index == 0
 
 
@@ -148,6 +149,16 @@ def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
     assert not check(parts, processes=1).leaks
 
 
+def test_a_split_that_is_not_named_is_the_default_of_its_type(shared):
+    root = str(shared("golden", "datasets", "data", "refer_seg").parent)
+    specs = {
+        "a": {"type": "refer", "root": root, "dataset": "refcoco"},
+        "b": {"type": "refer", "root": root, "dataset": "refcocog", "split": "val"},
+    }
+    written = {"a": {**specs["a"], "split": "train"}, "b": specs["b"]}
+    assert check(specs, processes=1).leaks == check(written, processes=1).leaks != []
+
+
 @pytest.mark.parametrize(
     ("name", "keys", "split"),
     [
@@ -161,11 +172,15 @@ def test_the_same_picture_in_two_splits_is_a_leak(folder, tmp_path):
         ("rec_refcoco_val", {"path": "a.json", "image_root": "coco/train2014"}, "val"),
         ("x", {"path": "refcoco_val.json", "image_root": "coco/train2014"}, "val"),
         ("x", {"path": "instances.json", "image_root": "coco/train2014"}, "train"),
+        ("x", {"type": "refer", "dataset": "refcoco", "root": "data/val"}, "train"),
+        ("x", {"type": "shards", "path": "/data/val/{000..001}.tar"}, "val"),
+        ("x", {"root": "/data/test/mine"}, "test"),
+        ("latest", {"root": "/data/valves/carnival"}, ""),
     ],
 )
 def test_which_split_a_source_is(name, keys, split):
     assert split_of(name, {"type": "folder", **keys}) == split
-    assert not leaks(name, {name: keys}, {name: Found(name, images={"a": "b"})})
+    assert not leaks(name, {name: Found(name, split=split, images={"a": "b"})})
 
 
 def test_a_source_that_cannot_be_made_is_a_problem_and_the_rest_is_read(folder, tmp_path):

@@ -279,6 +279,20 @@ def test_words():
 # --- a folder of images and masks -----------------------------------------------------------------------------------
 
 
+def test_a_name_that_ends_another_is_neither_asked_nor_denied(write, data):
+    """A teddy bear is no bear, and yet "there is no bear" beside one is asking for trouble."""
+    data["categories"] = [{"id": i, "name": name} for i, name in ((3, "teddy bear"), (5, "bear"), (7, "cat"), (9, "x"))]
+    denied = CocoSource(write(), tasks={"absent": 1}, turns=9).sample(0)
+    assert {talk.turns[1].text for talk in denied.conversations} <= {
+        "There is no cat in the image.",
+        "There is no x in the image.",
+        "There are no cats in the image.",
+        "There are no xes in the image.",
+    }
+    asked = CocoSource(write(), tasks={"referring": 1}, turns=9).sample(0)
+    assert [talk.turns[1].text for talk in asked.conversations] == ["the teddy bears."]
+
+
 @pytest.fixture
 def folder(tmp_path):
     for name in ("one", "two"):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mglmm_data import masks, registry
+from mglmm_data.coco import renamed
 
 HEIGHT, WIDTH = 30, 40
 
@@ -215,6 +216,29 @@ def test_wrong_images_and_categories_are_named(write):
             make_source({"type": "coco", "json_path": write(images=images)})
     with pytest.raises(ValueError, match="category 3: has no 'name'"):
         make_source({"type": "coco", "json_path": write(categories=[{"id": 3}])})
+
+
+@pytest.mark.parametrize("kind", ["coco", "lvis", "paco_lvis", "fashionpedia"])
+def test_every_family_of_coco_takes_new_names(write, kind):
+    spec = {"type": kind, "json_path": write(attributes=[]), "rename": {"cat": "gizmo"}}
+    assert "gizmo" in make_source(spec).names
+
+
+def test_new_names_of_an_object_are_those_of_its_parts():
+    names = [("trash can", ""), ("lid of the trash can", "trash can"), ("lid of the pot", "pot")]
+    told = renamed(["trash_can", "trash_can:lid", "pot:lid"], names, {"trash_can": "bin", "pot:lid": "cover"})
+    assert told == [("bin", ""), ("lid of the bin", "bin"), ("cover", "pot")]
+
+
+def test_parts_that_are_not_marked_are_not_denied(write):
+    """PASCAL-Part: a dog of which only the tail is marked has a head, too, and it is there itself."""
+    names = ("dog:tail", "dog:head", "dog", "cat:tail")
+    path = write(categories=[{"id": 3 + i, "name": name} for i, name in enumerate(names)], annotations=[
+        {"id": 10, "image_id": 1, "category_id": 3, "segmentation": [square(25, 5)]},
+    ])  # fmt: skip
+    spec = {"type": "pascal_part", "json_path": path, "image_root": path.parent, "tasks": {"absent": 1}, "turns": 9}
+    told = {text for _, text in said(make_source(spec))}
+    assert told and told <= {"There is no tail of the cat in the image.", "There are no tails of the cat in the image."}
 
 
 def test_paco_tells_parts_of_their_object(write):

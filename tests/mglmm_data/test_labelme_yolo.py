@@ -11,6 +11,7 @@ from PIL import Image
 
 from mglmm_data import registry
 from mglmm_data.yolo import NAMES as COCO_NAMES
+from mglmm_data.yolo import YoloSource
 
 HEIGHT, WIDTH = 30, 40
 
@@ -123,8 +124,8 @@ def test_wrong_yolo_lines_are_named_or_counted(tmp_path, line, match):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
     (tmp_path / "labels" / "a.txt").write_text(f"0 0 0 0.5 0 0.5 0.5\n{line}\n")
     with pytest.raises(ValueError, match=rf"a\.txt: {match}"):
-        make_source({"type": "yolo", "root": tmp_path})
-    source = make_source({"type": "yolo", "root": tmp_path, "on_error": "count"})
+        make_source({"type": "yolo", "root": tmp_path, "names": "coco"})
+    source = make_source({"type": "yolo", "root": tmp_path, "names": "coco", "on_error": "count"})
     assert len(source.problems.found) == 1 and len(regions_of(source.sample(0))) == 1
 
 
@@ -135,8 +136,8 @@ def test_yolo_labels_that_cannot_be_read_leave_their_photograph_out(tmp_path):
         Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / f"{stem}.jpg")
         (tmp_path / "labels" / f"{stem}.txt").write_bytes(b"0 0 0 0.5 0 0.5 0.5\n" + b"\xe9" * (stem == "a"))
     with pytest.raises(ValueError, match=r"a\.jpg: .*a\.txt is not UTF-8 \(byte 20 is 0xe9\)"):
-        make_source({"type": "yolo", "root": tmp_path})
-    source = make_source({"type": "yolo", "root": tmp_path, "on_error": "count"})
+        make_source({"type": "yolo", "root": tmp_path, "names": "coco"})
+    source = make_source({"type": "yolo", "root": tmp_path, "names": "coco", "on_error": "count"})
     assert len(source.problems.found) == 1 and [source.id_of(i) for i in range(len(source))] == ["yolo/b"]
 
 
@@ -153,3 +154,48 @@ def test_yolo_boxes_and_names(tmp_path):
     (tmp_path / "labels" / "val" / "b.txt").write_text("")
     with pytest.raises(ValueError, match=r"b\.txt: has no photograph b"):
         make_source(spec)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("data.yaml", "nc: 2\nnames: [apple leaf, rust_spot]\n"),
+        ("mine.yml", "names:\n  0: apple leaf\n  1: rust_spot\n"),
+        ("classes.txt", "apple leaf\nrust_spot\n"),
+    ],
+)
+def test_yolo_classes_are_called_as_the_set_says(tmp_path, file, text):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels" / "a.txt").write_text("1 0 0 0.5 0 0.5 0.5\n")
+    with pytest.raises(ValueError, match="does not say what its classes are called; put a data.yaml"):
+        make_source({"type": "yolo", "root": tmp_path})
+    (tmp_path / file).write_text(text)
+    source = make_source({"type": "yolo", "root": tmp_path})
+    assert source.names == ("apple leaf", "rust spot") and regions_of(source.sample(0))[0].label == "rust spot"
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("names: [1, 2]", r"data\.yaml: its 'names' is \[1, 2\]"),
+        ("names: {1: cat}", r"data\.yaml: its 'names' is \{1: 'cat'\}"),
+        ("names: [cat", r"data\.yaml is no yaml"),
+    ],
+)
+def test_wrong_yolo_classes_are_named(tmp_path, text, match):
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(ValueError, match=match):
+        make_source({"type": "yolo", "root": tmp_path})
+    with pytest.raises(ValueError, match="names is 'coc'; give a list"):
+        YoloSource(tmp_path, names="coc")  # type: ignore[arg-type]
+
+
+def test_a_rectangle_of_four_corners_is_whole(tmp_path):
+    corners = [[2, 2], [10, 2], [10, 8], [2, 8]]  # as X-AnyLabeling writes it
+    source = labelme(tmp_path, {"label": "cup", "points": corners, "shape_type": "rectangle"})
+    assert [region.bounds for region in regions_of(source.sample(0))] == [(2, 2, 10, 8)]

@@ -139,6 +139,9 @@ def test_ade_full_has_parts_of_objects(shared):
         assert (union == (codes == number)).mean() > 0.9999
     (conversation,) = sample.conversations
     assert "part" in conversation.turns[0].text and conversation.turns[1].phrases
+    denied = make_source({"type": "ade20k_full", "root": root, "split": "train", "tasks": {"absent": 1}, "turns": 400})
+    told = {talk.turns[1].text for talk in denied.sample(1).conversations}
+    assert len(told) > 5 and not any("of the car" in text for text in told)  # its wheels are seen, and not marked
 
 
 def test_what_ade20k_hides_wholly_is_neither_there_nor_absent(tmp_path):
