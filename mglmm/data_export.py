@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import numpy as np
 from mglmm.answer import Answer, Instance, Phrase
 from mglmm.export import label_studio_config, to_label_studio
 from mglmm.export import to_labelme as labelme_of
-from mglmm_data.export import WRITERS, Exported, Pictures, Progress, Writer, label_of, read_all
+from mglmm_data.annotated import Annotated
+from mglmm_data.drop import Dropping
+from mglmm_data.export import WRITERS, Exported, Pictures, Progress, Writer, label_of, no_objects, read_all
 from mglmm_data.reading import OnError
 from mglmm_data.registry import Source
 from mglmm_data.sample import Sample, compose
@@ -30,6 +34,9 @@ def export(
 ) -> Exported:
     """Write a source into the folder `out`.
 
+    Formats of annotations get every instance on its own; our own (`SAMPLES`) get the samples as they are, and what
+    `max_regions` joined in them is counted.
+
     Raises:
         ValueError: the format is unknown, the folder is not empty, or a sample cannot be read (`on_error: fail`).
     """
@@ -39,19 +46,34 @@ def export(
         raise ValueError(f"{out} is there and not empty; give a new folder, nothing is overwritten")
     out.mkdir(parents=True, exist_ok=True)
     done = Exported(out)
+    source = source if form in SAMPLES else unjoined(source)
     FORMATS[form](
         read_all(source, done, limit=limit, epoch=epoch, on_error=on_error, on_progress=on_progress), out, done
     )
     return done
 
 
+def unjoined(source: Source) -> Source:
+    """The same source without `max_regions`, which keeps answers short: no instances are joined into one region."""
+    whole = copy(source)
+    if isinstance(whole, Dropping):
+        whole.inner = unjoined(whole.inner)
+    elif isinstance(whole, Annotated):
+        whole.max_regions = sys.maxsize
+    return whole
+
+
 def regions_as_answer(sample: Sample, done: Exported) -> Answer:
     """The regions of a sample as phrases of an answer: what labelling tools show; equal labels are one phrase.
 
-    Points and scribbles mark no area and are counted in `done.left_out`, as are conversations.
+    Points and scribbles mark no area and are counted in `done.left_out`, as are `no_objects` and conversations.
     """
     named: dict[str, list[Instance]] = {}
+    aside = no_objects(sample)
     for number, region in enumerate(sample.regions):
+        if number in aside:
+            done.left_out[aside[number]] += 1
+            continue
         if region.kind not in ("mask", "box"):
             done.left_out[f"{region.kind} regions"] += 1
             continue
@@ -109,6 +131,9 @@ def to_studio(samples: Iterable[Sample], out: Path, done: Exported) -> None:
 def _write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
+
+SAMPLES = ("jsonl", "webdataset")
+"""Formats that hold questions and answers, too."""
 
 FORMATS: dict[str, Writer] = {**WRITERS, "labelme": to_labelme, "label-studio": to_studio}
 """Name on the command line -> what writes it into a folder."""

@@ -19,7 +19,7 @@ PACKAGES = {"mglmm": ROOT / "mglmm", "sam_bridge": ROOT / "sam_bridge", "mglmm_d
 
 ALLOWED = {
     "sam_bridge": {"sam_bridge", "torch", "transformers", "numpy", "PIL"},
-    "mglmm_data": {"mglmm_data", "numpy", "PIL", "cv2", "pycocotools", "pydantic", "fsspec"},
+    "mglmm_data": {"mglmm_data", "numpy", "PIL", "cv2", "pycocotools", "pydantic", "fsspec", "yaml"},
 }
 # Takes seconds to import; like everything that only an extra brings, it is imported inside functions, never at the top.
 LATE = {"peft"}

@@ -172,7 +172,7 @@ def _objects(path: str | Path) -> list[dict[str, Any]]:
     """
     try:
         data = json.loads(Path(path).read_text(encoding="latin-1"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot be read as json ({error}); download it again") from error
     objects = take(take(data, "annotation", dict), "object", list)
     known: set[int] = set()

@@ -186,9 +186,9 @@ def pointqa(path: Path, problems: Problems) -> Iterator[Asked]:
     for image, items in read_json(path, dict).items():
         for number, record in enumerate(items if isinstance(items, list) else [items]):
             with problems.at(f"{path}: image {image}: question {number}"):
-                text, answer = take_line(record, "question"), str(record.get("answer", "")).strip()
+                text, answer = take_line(record, "question"), str(take_id(record, "answer")).strip()
                 if not answer:
-                    raise ValueError("has no 'answer'")
+                    raise ValueError("its 'answer' is empty")
                 regions = []
                 if "point" in record:
                     point = take(record, "point", dict)

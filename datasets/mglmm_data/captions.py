@@ -89,7 +89,8 @@ class CaptionSource:
         self._owner = np.fromiter(owners, np.int32)
         self._first = np.searchsorted(self._owner, np.arange(len(kept)))
         if not kept:
-            raise ValueError(f"{self.path} has no image with a caption under these options; {len(told)} were read")
+            read = f"{len(told)} were read{self.problems.why}"
+            raise ValueError(f"{self.path} has no image with a caption under these options; {read}")
 
     def __len__(self) -> int:
         return len(self._owner)

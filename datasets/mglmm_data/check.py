@@ -21,7 +21,7 @@ import numpy as np
 
 from mglmm_data import masks
 from mglmm_data.drop import Dropping
-from mglmm_data.reading import read_sample
+from mglmm_data.reading import id_of, read_sample
 from mglmm_data.registry import Source, default_of, make_tolerant_source, resolved
 from mglmm_data.sample import Region, Sample
 from mglmm_data.world.source import World
@@ -216,7 +216,7 @@ def _look(job: tuple[str, list[int]]) -> Found:
         try:
             sample = read_sample(_SOURCES[name], index)
         except (ValueError, OSError) as error:
-            found.problems.append(Problem(name, kind_of(str(error)), str(error), index, _SOURCES[name].id_of(index)))
+            found.problems.append(Problem(name, kind_of(str(error)), str(error), index, id_of(_SOURCES[name], index)))
             continue
         look_at(sample, index, found)
     return found

@@ -257,7 +257,8 @@ class CocoSource(Annotated):
                     self._captions.extend(captions)
                     self._told.append(len(self._captions))
         if not self._images:
-            raise ValueError(f"{self.json_path} has no image to ask about with this split and these tasks; change them")
+            why = self.problems.why or "; change them"
+            raise ValueError(f"{self.json_path} has no image to ask about with this split and these tasks{why}")
         self._by_image = Groups([place_of[place] if place >= 0 else -1 for place in owner], len(self._images))
 
     def _expected(self, counts: Mapping[int, Sequence[int]]) -> list[Named]:

@@ -23,7 +23,7 @@ from mglmm_data.images import load_photo
 from mglmm_data.index import Records, Strings, walk
 from mglmm_data.labelmap import read_colors
 from mglmm_data.masks import Rle, Size
-from mglmm_data.reading import Pictures, Problems, take, take_id, take_line, take_size
+from mglmm_data.reading import Pictures, Problems, take, take_crowd, take_id, take_line, take_size
 
 TASKS = {"panoptic": 2.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box": 1.0}
 FIRST_STUFF = 92
@@ -87,7 +87,8 @@ class CocoPanopticSource(Annotated):
                 if image not in table.images:
                     raise ValueError(f"is on image id {image}, which is not among the images")
                 name, size = table.images[image]
-                self._files.append(pictures.find(name))
+                path = pictures.find(name)
+                self._files.append(path)
                 self._sizes.extend(size)
                 rows.extend(numbers)
                 ends.append(len(rows))
@@ -95,7 +96,7 @@ class CocoPanopticSource(Annotated):
         if bare := len(table.images.keys() - table.rows.keys()):
             self.skipped["image without annotation"] = bare
         if not self._files:
-            raise ValueError(f"{json_path} has no annotated image that can be used; see problems.found")
+            raise ValueError(f"{json_path} has no annotated image that can be used{problems.why}")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -185,11 +186,14 @@ def _check(record: Any) -> list[Any]:
     if "segments_info" not in record:
         take(record, "segmentation", dict)
         take_id(record, "id")
+        take_crowd(record)
         return [take_id(record, "category_id")]
     take(record, "file_name", str)
     numbers = [take(segment, "id", int) for segment in take(record, "segments_info", list)]
     if len(set(numbers)) < len(numbers):
         raise ValueError("has a segment id twice; ids must be unique")
+    for segment in record["segments_info"]:
+        take_crowd(segment)
     return [take_id(segment, "category_id") for segment in record["segments_info"]]
 
 
@@ -217,6 +221,6 @@ def segments(path: Path, infos: Sequence[Mapping[str, Any]], size: Size) -> list
 
 def below(folder: Path, name: str) -> Path:
     """A file in a folder, which its name must not leave."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
         raise ValueError(f"file {name!r} leaves {folder}; give a path inside it")
     return folder / name

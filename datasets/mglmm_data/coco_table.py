@@ -11,7 +11,18 @@ from typing import Any, NamedTuple
 
 from mglmm_data.index import Records, walk
 from mglmm_data.masks import FARTHEST, Size
-from mglmm_data.reading import COCO_2014, SLACK, WRONG_TYPE, Problems, shown, take, take_id, take_line, take_size
+from mglmm_data.reading import (
+    COCO_2014,
+    SLACK,
+    WRONG_TYPE,
+    Problems,
+    shown,
+    take,
+    take_crowd,
+    take_id,
+    take_line,
+    take_size,
+)
 
 CROWD, EMPTY = 1, 2
 """Bits of an annotation's state."""
@@ -200,7 +211,7 @@ class Table:
             name, image, category = (take_id(record, key) for key in ANNOTATION)
         if "segmentation" not in record:
             raise ValueError("has no 'segmentation'")
-        state = (CROWD if record.get("iscrowd") else 0) | (0 if record["segmentation"] else EMPTY)
+        state = (CROWD if take_crowd(record) else 0) | (0 if record["segmentation"] else EMPTY)
         self.rows.append((name, image, category, state, Shape.of(record)))
         self.annotations.append(start, end)
 

@@ -79,7 +79,7 @@ class Benchmark:
                 kept.append(asdict(asked) | {"image": pictures.find(asked.image)})
         self._packed = Packed(kept)
         if not kept:
-            raise ValueError(f"{self.path} has no question whose image is there; {len(self.problems.found)} are wrong")
+            raise ValueError(f"{self.path} has no question whose image is there{self.problems.why}")
 
     def __len__(self) -> int:
         return len(self._packed)

@@ -63,6 +63,8 @@ def read_all(
         done.problems = problems.found
         if sample is not None:
             done.samples += 1
+            if joined := sample.meta.get("joined"):
+                done.left_out["instances that max_regions joined"] += sum(joined.values())
             yield sample
         if on_progress is not None:
             on_progress(index + 1, count)
@@ -128,6 +130,21 @@ def label_of(sample: Sample, number: int) -> str:
     return "object"
 
 
+def no_objects(sample: Sample) -> dict[int, str]:
+    """Indices of masks and boxes that are no objects -> what they are: pixels to ignore, or what a user points with.
+
+    Of the last, only questions speak, and they have no name, or that of a mask with the same bounds
+    (`telling.pointed`); a named box without a mask is an object that is asked about, as Visual Genome's are.
+    """
+    turns = [turn for conversation in sample.conversations for turn in conversation.turns]
+    grounded = {number for turn in turns for phrase in turn.phrases for number in phrase.regions}
+    mentioned = {mention.region for turn in turns for mention in turn.mentions}
+    objects = {(region.label, region.bounds) for region in sample.regions if region.kind == "mask"}
+    boxes = {number: sample.regions[number] for number in mentioned - grounded if sample.regions[number].kind == "box"}
+    out = dict.fromkeys(sample.meta.get("ignore_regions", ()), "regions to ignore")
+    return out | {i: "box prompts" for i, box in boxes.items() if not box.label or (box.label, box.bounds) in objects}
+
+
 def to_jsonl(samples: Iterable[Sample], out: Path, done: Exported) -> None:
     """`samples.jsonl`, its schema, and `images/`; `type: jsonl` reads it back, nothing is lost."""
     pictures = Pictures(out)
@@ -141,7 +158,7 @@ def to_coco(samples: Iterable[Sample], out: Path, done: Exported) -> None:
     """`annotations.json` with masks as RLE, `captions.json` if there are captions, and `images/`.
 
     A region's label is its category. Samples of one picture become one image, and a region that several of them have
-    is written once. Points, scribbles and all text but captions have no place in the format.
+    is written once. Points, scribbles, what is no object (`no_objects`) and all text but captions have no place in it.
     """
     pictures = Pictures(out)
     images: dict[str, dict[str, Any]] = {}
@@ -154,8 +171,11 @@ def to_coco(samples: Iterable[Sample], out: Path, done: Exported) -> None:
         height, width = sample.size
         new = {"id": len(images) + 1, "file_name": path, "height": height, "width": width}
         image_id = images.setdefault(path, new)["id"]
-        crowds = set(sample.meta.get("crowd_regions", ()))
+        crowds, aside = set(sample.meta.get("crowd_regions", ())), no_objects(sample)
         for number, region in enumerate(sample.regions):
+            if number in aside:
+                done.left_out[aside[number]] += 1
+                continue
             annotation = _annotation(region, number in crowds)
             if annotation is None:
                 done.left_out[f"{region.kind} regions"] += 1

@@ -91,7 +91,7 @@ class FlickrEntities:
         self._packed = Packed(record for record in kept if record[4])
         self.skipped["image without a phrase to ask for"] = len(kept) - len(self._packed)
         if not len(self._packed):
-            raise ValueError(f"{listed} names no image with a grounded sentence; {len(self.problems.found)} are wrong")
+            raise ValueError(f"{listed} names no image with a grounded sentence{self.problems.why}")
 
     def _record(self, name: str, path: str) -> tuple[str, str, Size, list[Box], list[Any]]:
         """Name, path, (H, W), boxes, and for each sentence its text and `[start, end, indices of boxes]`."""

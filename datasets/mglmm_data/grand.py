@@ -32,7 +32,7 @@ from mglmm_data.annotation import (
     region_of,
     unquoted,
 )
-from mglmm_data.grandf import find_phrase
+from mglmm_data.grandf import find_phrase, shift_of
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     Pictures,
@@ -214,7 +214,9 @@ def _object(objects: dict[int, dict[str, Any]], number: Any) -> dict[str, Any]:
 
 
 def _read_caption(item: Any, objects: dict[int, dict[str, Any]]) -> tuple[str, list[tuple[int, int, list[Any]]]]:
-    caption, _ = unquoted(take(item, "caption", str))
+    raw = take(item, "caption", str)
+    caption, cut = unquoted(raw)
+    phrases: list[str | None] = []
     marks: list[tuple[int, int, list[Any]]] = []
     for detail in take(item, "details", list):
         if not isinstance(detail, dict):
@@ -234,7 +236,9 @@ def _read_caption(item: Any, objects: dict[int, dict[str, Any]]) -> tuple[str, l
             numbers = take(detail, "ids", list) if "ids" in detail else [take(detail, "id", int)]
             found = [_object(objects, number) for number in numbers]
         marks.append((where[0], where[1], found))
-    return caption, marks
+        phrases.append(take(detail, "phrase", str) if detail.get("phrase") is not None else None)
+    shift = shift_of(raw, caption, cut, [(phrase, *mark[:2]) for phrase, mark in zip(phrases, marks, strict=True)])
+    return caption, [(start + shift, end + shift, found) for start, end, found in marks]
 
 
 def _tell(subject: Any, size: Size, regions: list[Region], notes: list[str], rng: np.random.Generator) -> Conversation:

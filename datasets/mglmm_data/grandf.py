@@ -9,6 +9,7 @@
 `ROOT` is `GranDf` or the folder above it. A phrase is found by the characters that the file records; RefCOCOg's file
 has none, there it is looked for as whole words and in any case (MGLMM looks for `Brown dog` in a caption that it put in
 lower case, drops the phrase but not its mask, and so shifts all masks behind it).
+The evaluation's captions do not say all of their labels; all count (`meta["gcg_labels"]`).
 Source: mbzuai-oryx/groundingLMM, `dataset/gcg_datasets/GranDf_gcg_ds.py`, `eval/gcg/evaluate.py`.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,6 +67,7 @@ MIN_SIDE = 32
 """px: smaller images of Flickr's file are left out, and captions of fewer than three words (GLaMM and MGLMM)."""
 MIN_WORDS = 3
 NOWHERE = [-1, -1]
+"""The characters of a phrase that is not in its caption."""
 Way = tuple[int | str, ...]
 """The number of a record in the file, and the keys that lead to a segmentation, or to a list of them, in it."""
 Mark = tuple[str, int, int, list[Any], Way]
@@ -138,7 +140,8 @@ class GranDfSource:
             with self.problems.at(f"{self.path}: {told.name}"):
                 self._check(told)
                 if told.marks:
-                    marks = sorted([start, end, way] for _, start, end, _, way in told.marks)
+                    marks = [[start, end, way, phrase] for phrase, start, end, _, way in told.marks]
+                    marks.sort(key=lambda mark: (mark[:2] == NOWHERE, mark))
                     entries.append([told.name, told.file, told.size, told.caption, marks])
                 else:
                     self.skipped["image without a phrase"] += 1
@@ -157,6 +160,8 @@ class GranDfSource:
                     size = own_size(segmentation)
                 if not check_segmentation(segmentation, size):
                     raise ValueError(f"its phrase {phrase!r} has an empty segmentation")
+            if self.form == "eval" and [start, end] == NOWHERE:
+                continue
             if not 0 <= start < end <= len(told.caption):
                 raise ValueError(
                     f"its phrase {phrase!r} is at characters {start}:{end} of a caption of {len(told.caption)}"
@@ -171,6 +176,9 @@ class GranDfSource:
     def sample(self, index: int, epoch: int = 0) -> Sample:
         """The image at `index` with its caption; the question is drawn by (seed, index, epoch).
 
+        Of the evaluation pair `meta["gcg_labels"]` has every label with the index of its region, in the file's order:
+        also those that the caption does not say, and two of one mask.
+
         Raises:
             ValueError: the image is damaged or of another size, or a mask does not decode.
         """
@@ -180,15 +188,19 @@ class GranDfSource:
         loaded = load_picture(path, None if size is None else (size[0], size[1]), where)
         regions: list[Region] = []
         spans: list[Span] = []
-        for start, end, way in marks:
-            with named(f"{where}: phrase {caption[start:end]!r}"):
+        labels: list[tuple[int, str, int]] = []
+        for start, end, way, phrase in marks:
+            words = phrase if [start, end] == NOWHERE else caption[start:end]
+            with named(f"{where}: phrase {words!r}"):
                 found = [rle_of(segmentation, loaded.size) for segmentation in self._segmentations(way)]
                 found = [rle for rle in found if masks.area_of(rle)]
                 if not found:
                     raise ValueError("its mask covers no pixel")
             new = found if self.apart else [masks.merged(found, loaded.size)]
-            places = self._place(regions, [Region(loaded.size, rle=rle, label=caption[start:end]) for rle in new])
-            spans.append(Span(start, end, places))
+            places = self._place(regions, [Region(loaded.size, rle=rle, label=words) for rle in new])
+            labels += [(way[0], phrase, region) for region in places]
+            if [start, end] != NOWHERE:
+                spans.append(Span(start, end, places))
         with named(where):
             grounded = ground(caption, spans)
         return Sample(
@@ -205,7 +217,8 @@ class GranDfSource:
                 "mirror": self.mirror,
                 "names": (),
                 "crowd_regions": (),
-            },
+            }
+            | ({"gcg_labels": tuple(label[1:] for label in sorted(labels))} if self.form == "eval" else {}),
         )
 
     def _segmentations(self, way: Sequence[Any]) -> list[Any]:
@@ -245,19 +258,35 @@ def read_groundings(path: Path, store: Records, problems: Problems, skipped: Cou
                     continue
                 way = (len(store), "groundings", phrase, "rle_masks")
                 marks.append((phrase, where[0], where[1], take(item, "rle_masks", list), way))
-            shift = _shift(raw, caption, cut, marks)
+            shift = shift_of(raw, caption, cut, [mark[:3] for mark in marks])
             marks = [(phrase, start + shift, end + shift, found, way) for phrase, start, end, found, way in marks]
             store.append(begin, stop)
             yield Told(f"record number {number}", take(record, "file_name", str), None, caption, marks)
 
 
-def _shift(raw: str, caption: str, cut: int, marks: Sequence[Mark]) -> int:
-    """What to add to offsets: they count from behind the caption's quotation mark, or else from the mark itself."""
+def shift_of(raw: str, caption: str, cut: int, spans: Iterable[tuple[str | None, int, int]]) -> int:
+    """What to add to offsets: they count from the caption's first character, or else from what came off before it.
+
+    Args:
+        cut: how many characters came off.
+        spans: phrase, start, end; where no phrase is given, it is taken for whole words.
+    """
+    spans = [*spans] if cut else []
 
     def fits(text: str) -> int:
-        return sum(text[start:end].lower() == phrase.lower() for phrase, start, end, _, _ in marks)
+        return sum(
+            _is_whole(text, start, end) if phrase is None else text[start:end].lower() == phrase.lower()
+            for phrase, start, end in spans
+        )
 
-    return -cut if cut and fits(raw) > fits(caption) else 0
+    return -cut if fits(raw) > fits(caption) else 0
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether characters `start:end` lie in the text, without a blank around them or a part of a word."""
+    piece = text[start:end]
+    cuts = [text[max(at - 1, 0) : at + 1] for at in (start, end)]
+    return 0 <= start < end <= len(text) and piece == piece.strip() and not any(re.match(r"\w\w", two) for two in cuts)
 
 
 def read_refcocog(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
@@ -297,13 +326,14 @@ def find_phrase(caption: str, phrase: str, number: int = 0, begin: int = 0) -> t
 def read_flickr(path: Path, store: Records, problems: Problems, skipped: Counter[str]) -> Iterator[Told]:
     """Flickr GCG: a COCO-style object with `caption`s of images, `tokens_positive` and `sam_mask` of annotations."""
     images: dict[Any, Told] = {}
+    written: dict[Any, str] = {}  # captions with the blanks that offsets may count from
     for key, start, stop, record in walk(path, problems):
         name = record.get("id", f"at byte {start}") if isinstance(record, dict) else f"at byte {start}"
         with problems.at(f"{path}: {key.rstrip('s')} {name}"):
             if key == "images":
-                caption = take(record, "caption", str).strip()
+                caption, image = take(record, "caption", str), take_id(record, "id")
                 file, size = take(record, "file_name", str), take_size(record)
-                images[take_id(record, "id")] = Told(f"image {name}", file, size, caption)
+                images[image], written[image] = Told(f"image {name}", file, size, caption.strip()), caption
             elif key == "annotations":
                 image = take_id(record, "image_id")
                 if image not in images:
@@ -315,10 +345,17 @@ def read_flickr(path: Path, store: Records, problems: Problems, skipped: Counter
                 if len(spans) != 1 or not isinstance(spans[0], list) or len(spans[0]) != 2:
                     raise ValueError(f"its 'tokens_positive' is {shown(spans)}; expected [[start, end]]")
                 begin, end = (take({"offset": value}, "offset", int) for value in spans[0])
-                caption, mask = images[image].caption, take(record, "sam_mask", dict)
-                images[image].marks.append((caption[begin:end], begin, end, [mask], (len(store), "sam_mask")))
+                mask = take(record, "sam_mask", dict)
+                images[image].marks.append(("", begin, end, [mask], (len(store), "sam_mask")))
                 store.append(start, stop)
-    for told in images.values():
+    for image, told in images.items():
+        raw, caption = written[image], told.caption
+        cut = len(raw) - len(raw.lstrip())
+        shift = shift_of(raw, caption, cut, [(None, start, end) for _, start, end, _, _ in told.marks])
+        told.marks = [
+            (caption[start + shift : end + shift], start + shift, end + shift, found, way)
+            for _, start, end, found, way in told.marks
+        ]
         if told.size is not None and min(told.size) < MIN_SIDE:
             skipped[f"image below {MIN_SIDE} px"] += 1
         elif len(told.caption.split()) < MIN_WORDS:
@@ -357,10 +394,10 @@ def read_pair(path: Path, store: Records, problems: Problems, skipped: Counter[s
             for label, (mask, way) in zip(labels, pieces, strict=True):
                 where = find_phrase(caption, take({"label": label}, "label", str), 0, cursor)
                 if where is None:
-                    skipped["phrase that is not in its caption"] += 1
-                    continue
-                cursor = where[1]
-                marks.append((label, *where, [mask], way))
+                    skipped["phrase that is not in its caption"] += 1  # its mask counts all the same
+                start, end = where or NOWHERE
+                cursor = end if where else cursor
+                marks.append((label, start, end, [mask], way))
             yield Told(f"image {image}", files[image], None, caption, marks)
 
 

@@ -78,7 +78,7 @@ class GritSource:
         """What is repaired, counted: boxes cut at the border."""
         self._packed = Packed(self._records(Pictures(image_root)))
         if not len(self._packed):
-            raise ValueError(f"{self.path} has no record that could be used; {len(self.problems.found)} are wrong")
+            raise ValueError(f"{self.path} has no record that could be used{self.problems.why}")
 
     def _records(self, pictures: Pictures) -> Iterator[Any]:
         lines = self.path.suffix.lower() == ".jsonl"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mglmm_data import wording
+from mglmm_data.annotation import JOINTS
 from mglmm_data.grit_facts import Facts
 from mglmm_data.sample import Box
 from mglmm_data.telling import near
@@ -48,7 +49,7 @@ ANALOGUES: tuple[tuple[str, ...], ...] = (
     ("sitting", "standing", "walking", "running"),
 )
 """Words of one row exclude each other of the same thing."""
-OTHERS = {word: tuple(o for o in row if o != word) for row in ANALOGUES for word in row}
+ROWS = {word: [row for row in ANALOGUES if word in row] for words in ANALOGUES for word in words}
 WHAT = (("What is", "the object", "?"), ("What do you see at", "the place", "?"), ("Name", "the object", "."))
 DESCRIBE = (
     ("Describe", "the region", "."),
@@ -217,12 +218,24 @@ class GritBuilder:
         texts += [name for name, _, _ in facts.objects]
         for text in dict.fromkeys(text.lower().rstrip(" .") for text in texts):
             words = text.split()
-            for place, word in enumerate(words):
-                others = [other for other in OTHERS.get(word, ()) if not any(other in told for told in said)]
+            for place in range(len(words)):
+                others = [other for other in _analogues(words, place) if not any(other in told for told in said)]
                 if others:
                     new = " ".join([*words[:place], str(rng.choice(others)), *words[place + 1 :]])
                     out.append(([_located(wording.definite(new), rng)], [wording.not_there(new)]))
         return out
+
+
+def _analogues(words: list[str], place: int) -> list[str]:
+    """What may stand for the word at `place`. An orange is a fruit by itself and a colour before what it describes.
+
+    Elsewhere (`orange on the left`, `man in orange`) it may be either, and is not exchanged.
+    """
+    rows = ROWS.get(words[place], [])
+    if len(rows) > 1:
+        describes = any(word not in JOINTS for word in words[place + 1 : place + 2])
+        rows = rows[1:] if describes else rows[:1] if len(words) == 1 else []
+    return [other for row in rows for other in row if other != words[place]]
 
 
 def _said(facts: Facts) -> list[set[str]]:
@@ -230,6 +243,7 @@ def _said(facts: Facts) -> list[set[str]]:
     texts = [text for text, _ in (*facts.regions, *facts.expressions, *facts.captions)]
     texts += [" ".join([name, *attributes]) for name, _, attributes in facts.objects]
     texts += [f"{name} {how} {other}" for name, _, how, other, _ in facts.relations]
+    texts += facts.crowded
     return [{word.strip(",.'\"") for word in text.lower().split()} for text in texts]
 
 

@@ -20,11 +20,12 @@ from mglmm_data.reading import (
     read_json,
     read_lines,
     take,
+    take_crowd,
     take_id,
     take_list,
     take_size,
 )
-from mglmm_data.refer import in_split, load_refs, read_ref
+from mglmm_data.refer import SPLIT_BY, in_split, load_refs, read_ref
 from mglmm_data.sample import Box
 from mglmm_data.telling import near
 from mglmm_data.visual_genome import Annotations
@@ -35,7 +36,8 @@ class Facts:
     """What is annotated in one image.
 
     `exhaustive`: every instance of each of these names has its box, so that all of them can be asked for. `absent`:
-    names that annotators looked for and did not find; None where the set looked for its whole vocabulary.
+    names that annotators looked for and did not find; None where the set looked for its whole vocabulary. `crowded`:
+    names that are here in a crowd that one box holds, so not among the objects, and not absent.
     """
 
     dataset: str
@@ -48,6 +50,7 @@ class Facts:
     captions: list[tuple[str, list[tuple[int, int, list[Box]]]]] = field(default_factory=list)
     exhaustive: frozenset[str] = frozenset()
     absent: frozenset[str] | None = None
+    crowded: frozenset[str] = frozenset()
 
 
 def visual_genome(root: str | Path, problems: Problems, *, clip: bool = True) -> Iterator[Facts]:
@@ -95,13 +98,14 @@ def categories(path: str | Path, problems: Problems, dataset: str) -> Iterator[F
             if image not in images or category not in names:
                 raise ValueError(f"is of image id {image}, category id {category}; one is not in the file")
             box, _ = read_box(take(record, "bbox", list), images[image].size, "xywh")
-            if record.get("iscrowd"):
+            if take_crowd(record):
                 crowded.setdefault(image, set()).add(names[category])
             images[image].objects.append((names[category], box, []))
     for image, facts in images.items():
         here = {name for name, _, _ in facts.objects}
-        facts.exhaustive = frozenset(here - crowded.get(image, set()) - partly.get(image, set()))
-        facts.objects = [item for item in facts.objects if item[0] not in crowded.get(image, set())]
+        facts.crowded = frozenset(crowded.get(image, ()))
+        facts.exhaustive = frozenset(here - facts.crowded - partly.get(image, set()))
+        facts.objects = [item for item in facts.objects if item[0] not in facts.crowded]
         yield facts
 
 
@@ -125,38 +129,55 @@ def flickr_entities(root: str | Path, problems: Problems, split: str = "train") 
             yield facts
 
 
-def refer(folder: str | Path, problems: Problems, split: str = "train") -> Iterator[Facts]:
-    """Expressions of RefCOCO, RefCOCO+ or RefCOCOg: `refs(unc).p` or `refs(umd).p`, with `instances.json`."""
-    folder = Path(folder)
-    files = sorted([*folder.glob("refs(*).p"), *folder.glob("refs(*).json")])
-    if not files:
-        raise ValueError(f"{folder} has no refs(unc).p or refs(umd).p; give the folder of one data set")
-    path = folder / "instances.json"
-    data = read_json(path, dict)
+def refer(path: str | Path, problems: Problems, split: str = "train") -> Iterator[Facts]:
+    """Expressions of RefCOCO, RefCOCO+ or RefCOCOg, from the folder of one, with its `instances.json`.
+
+    Its partition is the one that papers report; for another give the file itself (`refcocog/refs(google).p`). The
+    folder's name is the data set's.
+    """
+    refs = _refs_in(Path(path))
+    instances = refs.parent / "instances.json"
+    data = read_json(instances, dict)
     images, found = ({}, {})
     for key, kept in (("images", images), ("annotations", found)):
-        for number, record in enumerate(take_list(data, key, path)):
-            with problems.at(f"{path}: {key[:-1]} {name_in(record, number)}"):
+        for number, record in enumerate(take_list(data, key, instances)):
+            with problems.at(f"{instances}: {key[:-1]} {name_in(record, number)}"):
                 kept[take_id(record, "id")] = record
+    dataset = refs.absolute().parent.name
     facts: dict[Any, Facts] = {}
     splits: set[str] = set()
-    for number, ref in enumerate(load_refs(files[0])):
-        with problems.at(f"{files[0]}: ref {name_in(ref, number, 'ref_id')}"):
+    for number, ref in enumerate(load_refs(refs)):
+        with problems.at(f"{refs}: ref {name_in(ref, number, 'ref_id')}"):
             splits.add(take(ref, "split", str))
             if not in_split(ref["split"], split):
                 continue
-            told = read_ref(ref)
+            told = read_ref(ref, dataset == "grefcoco")
             if told["image"] not in images:
                 raise ValueError(f"is of image id {told['image']}, which is not in instances.json")
             image = images[told["image"]]
-            here = facts.setdefault(told["image"], Facts("refexp", take(image, "file_name", str), take_size(image)))
+            here = facts.setdefault(told["image"], Facts(dataset, take(image, "file_name", str), take_size(image)))
             if len(told["anns"]) != 1 or told["anns"][0] not in found:
                 raise ValueError(f"its annotations are {told['anns']}; expected one that is in instances.json")
             box, _ = read_box(take(found[told["anns"][0]], "bbox", list), here.size, "xywh")
             here.expressions += [(sentence, box) for sentence in told["sents"]]
     if not facts:
-        raise ValueError(f"{files[0]} has nothing in split {split!r}{near(split, splits)}")
+        raise ValueError(f"{refs} has nothing in split {split!r}{near(split, splits)}")
     yield from facts.values()
+
+
+def _refs_in(path: Path) -> Path:
+    """The file of expressions in a folder: the only one, or the partition that papers report; a file is itself."""
+    if path.is_file():
+        return path
+    files = [*sorted(path.glob("refs(*).p")), *sorted(path.glob("refs(*).json"))]
+    if not files:
+        raise ValueError(f"{path} has no refs(unc).p or refs(umd).p; give the folder of one data set")
+    reported = f"refs({SPLIT_BY.get(path.absolute().name)})"
+    alone = len({file.stem for file in files}) == 1
+    chosen = [file for file in files if alone or file.stem == reported]
+    if not chosen:
+        raise ValueError(f"{path} has {', '.join(file.name for file in files)}; give one of them, as {files[0]}")
+    return chosen[0]
 
 
 def _named(record: Any, key: str, names: dict[int | str, str]) -> set[str]:

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
-from mglmm_data.images import load_photo
+from mglmm_data.images import MAX_PIXELS, MAX_SIDE, load_photo
 from mglmm_data.index import Strings
 from mglmm_data.masks import Size
 from mglmm_data.reading import Problems
@@ -35,11 +35,14 @@ def read_labels(path: str | Path, size: Size | None = None) -> np.ndarray:
         with Image.open(path) as opened:
             if opened.mode not in MODES:
                 raise ValueError(f"{path} is {opened.mode}, not L, P or I;16 (one number a pixel); it is no label map")
+            check_sides(opened.size, str(path))
             labels = np.asarray(opened)
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the folder of the label maps") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no picture that can be read; copy or download it again") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} says that it is larger than any picture ({error}); download it again") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
     check_size(labels.shape[:2], size, path)
@@ -57,21 +60,32 @@ def read_colors(path: str | Path, size: Size | None = None) -> np.ndarray:
     try:
         content = Path(path).read_bytes()
         plain = content.startswith(PNG) and content[24:26] in RGB and content.endswith(PNG_END)
+        if plain:
+            check_sides((int.from_bytes(content[16:20]), int.from_bytes(content[20:24])), str(path))
         if plain and (read := cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)) is not None:
             colors = cv2.cvtColor(read, cv2.COLOR_BGR2RGB if read.shape[2] == 3 else cv2.COLOR_BGRA2RGB)
         else:
             with Image.open(io.BytesIO(content)) as opened:
                 if opened.mode not in ("RGB", "RGBA"):
                     raise ValueError(f"{path} is {opened.mode}, not RGB; its colours are the codes")
+                check_sides(opened.size, str(path))
                 colors = np.asarray(opened)[..., :3]
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the folder of the annotation's pictures") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no picture that can be read; copy or download it again") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} says that it is larger than any picture ({error}); download it again") from error
     except (OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
     check_size(colors.shape[:2], size, path)
     return colors
+
+
+def check_sides(size: tuple[int, int], path: str) -> None:
+    """Raise where a map says that it is larger (W, H) than any picture that is read, before it is decoded."""
+    if max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{path} is {size[0]}x{size[1]} px, larger than any picture that is read; download it again")
 
 
 def check_size(found: Sequence[int], size: Size | None, path: str | Path) -> None:
@@ -155,7 +169,7 @@ class LabelMaps(Annotated):
             mirror=mirror,
         )
         if not pairs:
-            raise ValueError(f"no image with a label map is left; {len(problems.found)} problems, see problems.found")
+            raise ValueError(f"no image with a label map is left{problems.why}")
         self._images = Strings(image for image, _ in pairs)
         self._labels = Strings(labels for _, labels in pairs)
         self._classes, self._ignore = dict(classes), frozenset(ignore)

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
-from mglmm_data.images import LoadedImage, load_photo
+from mglmm_data.images import MAX_SIDE, LoadedImage, load_photo
 from mglmm_data.masks import Size
-from mglmm_data.sample import Box, Sample
+from mglmm_data.sample import Box, Sample, check_text
 from mglmm_data.telling import near
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def named(where: str) -> Iterator[None]:
     """An annotation that is read with its sample: what is wrong with it is a `ValueError` that begins with `where`."""
     try:
         yield
-    except (ValueError, *WRONG_TYPE) as error:
+    except (ValueError, OSError, *WRONG_TYPE) as error:
         raise ValueError(f"{where}: {sentence(error)}; correct or remove it") from error
 
 
@@ -62,7 +62,15 @@ def read_sample(source: Source, index: int, epoch: int = 0) -> Sample:
     try:
         return source.sample(index, epoch)
     except WRONG_TYPE as error:
-        raise ValueError(f"{source.id_of(index)}: {sentence(error)}; correct or remove it") from error
+        raise ValueError(f"{id_of(source, index)}: {sentence(error)}; correct or remove it") from error
+
+
+def id_of(source: Source, index: int) -> str:
+    """The sample's id, or its number where the id cannot be read either."""
+    try:
+        return source.id_of(index)
+    except (ValueError, OSError, *WRONG_TYPE):
+        return f"sample {index}"
 
 
 class Problems:
@@ -79,8 +87,13 @@ class Problems:
         """A record: what is wrong inside gets `where` (file and record) in front; not to be nested."""
         try:
             yield
-        except (ValueError, *WRONG_TYPE) as error:
+        except (ValueError, OSError, *WRONG_TYPE) as error:
             self.take(where, error)
+
+    @property
+    def why(self) -> str:
+        """The end of an error that nothing is left: the first problem, if there is one."""
+        return f"; {len(self.found)} are wrong, the first of them: {self.found[0]}" if self.found else ""
 
     def take(self, where: str, error: Exception) -> None:
         """A record's error, named: `at` for loops over many records, whose `where` is made only when it is needed."""
@@ -115,6 +128,8 @@ def take(record: Any, key: str, kind: type[T]) -> T:
         raise ValueError(f"is {shown(record)}; expected an object with {key!r}")
     found: Any = record.get(key)
     if found.__class__ is kind and (kind not in (int, float) or -PLAIN < found < PLAIN):
+        if kind is str:
+            check_text(cast(str, found), f"its {key!r}")
         return found  # nearly always, and a file asks for it a million times
     if key not in record:
         raise ValueError(f"has no {key!r}")
@@ -144,7 +159,19 @@ def name_in(record: Any, number: int, *keys: str) -> str:
 def take_id(record: Any, key: str) -> int | str:
     """An id: a whole number or text, as files of one family have it either way."""
     found = record.get(key) if isinstance(record, dict) else None
-    return found if isinstance(found, str) else take(record, key, int)
+    return take(record, key, str) if isinstance(found, str) else take(record, key, int)
+
+
+def take_crowd(record: Any) -> bool:
+    """COCO's `iscrowd`: 0 or 1, and 0 where it is not said.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    found = record.get("iscrowd")
+    if found not in (None, 0, 1) or isinstance(found, float):
+        raise ValueError(f"its 'iscrowd' is {shown(found)}; expected 0 or 1")
+    return bool(found)
 
 
 def take_line(record: Any, key: str) -> str:
@@ -159,6 +186,8 @@ def take_size(record: Any) -> Size:
     height, width = take(record, "height", int), take(record, "width", int)
     if min(height, width) < 1:
         raise ValueError(f"its size is {width}x{height} px; a picture has at least one pixel")
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"its size is {width}x{height} px; no picture above {MAX_SIDE} px a side is read")
     return height, width
 
 
@@ -269,6 +298,8 @@ def stream_json(path: str | Path) -> Iterator[Any]:
                 yield value
     except FileNotFoundError as error:
         raise ValueError(f"{path} does not exist; check the path of the annotations") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); check the path of the annotations") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}); convert it, for example with iconv") from error
     except (ValueError, RecursionError) as error:
@@ -281,7 +312,7 @@ class Packed(Sequence[Any]):
     def __init__(self, records: Iterable[Any]) -> None:
         blob, ends = bytearray(), array("Q", [0])
         for record in records:
-            blob += json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+            blob += json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
             ends.append(len(blob))
         self._blob, self._ends = bytes(blob), ends
 

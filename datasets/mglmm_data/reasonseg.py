@@ -20,7 +20,7 @@ import numpy as np
 
 from mglmm_data import wording
 from mglmm_data.annotation import MARKS, asked, check_turns, choose, locate, unasked
-from mglmm_data.masks import Size
+from mglmm_data.masks import FARTHEST, Size
 from mglmm_data.reading import Packed, Problems, is_number, load_picture, read_json, shown, take, take_line
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
 from mglmm_data.telling import near
@@ -177,7 +177,7 @@ def read_latin(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
             raise ValueError(f"{path} is neither UTF-8 nor cp1252 ({error}); save it as UTF-8") from error
     try:
         record = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as json ({error}); copy or download it again") from error
     if not isinstance(record, dict):
         raise ValueError(f"{path} holds {shown(record)}; expected an object with 'text' and 'shapes'")
@@ -197,7 +197,7 @@ def read_shapes(record: dict[str, Any]) -> list[tuple[bool, np.ndarray]]:
             if not isinstance(point, list) or len(point) != 2:
                 raise ValueError(f"its shape {number} ({label}) has the point {shown(point)}; expected [x, y]")
             for value in point:
-                if not is_number(value):
+                if not is_number(value) or abs(value) > FARTHEST:
                     raise ValueError(f"its shape {number} ({label}) has the point {shown(point)}; expected numbers")
         shapes.append(("ignore" not in label, np.array(points, np.float64)))
     return shapes

@@ -114,7 +114,7 @@ class ReferSource:
             try:
                 splits.add(take(ref, "split", str))
                 if in_split(ref["split"], self.split):
-                    chosen.append(read_ref(ref))
+                    chosen.append(read_ref(ref, self.dataset == "grefcoco"))
             except (ValueError, *WRONG_TYPE) as error:  # named only where it is needed: there are many records
                 self.problems.take(f"{self.refs_path}: ref {named(ref, 'ref_id', f'number {number}')}", error)
         if not chosen and not self.problems.found:
@@ -139,7 +139,7 @@ class ReferSource:
         """Find the images and annotations that are spoken of; of the annotations only their place in the file stays."""
         self._store = Records(self.instances_path)
         self._images: dict[Any, tuple[str, Size]] = {}
-        self._found: dict[Any, tuple[int, Any, Any]] = {}
+        self._found: dict[Any, tuple[int, Any, bool, Any]] = {}
         self._names: dict[Any, str] = {}
         later: list[tuple[int, Any, Any]] = []
         wanted = {"images": images, "annotations": anns}
@@ -156,7 +156,7 @@ class ReferSource:
                 elif key == "annotations":
                     ann, image = take_id(record, "id"), take_id(record, "image_id")
                     if image in self._images:
-                        self._found[ann] = (len(self._store), image, self._check(record, self._images[image][1]))
+                        self._found[ann] = (len(self._store), image, *self._check(record, self._images[image][1]))
                     else:
                         later.append((len(self._store), image, ann))
                     self._store.append(start, end)
@@ -167,10 +167,12 @@ class ReferSource:
             with self.problems.at(f"{self.instances_path}: annotation {ann}"):
                 if image not in self._images:
                     raise ValueError(f"is on image id {image}, which is not among the images")
-                self._found[ann] = (row, image, self._check(self._store[row], self._images[image][1]))
+                self._found[ann] = (row, image, *self._check(self._store[row], self._images[image][1]))
 
-    def _check(self, record: Mapping[str, Any], size: Size) -> bool:
-        return check_segmentation(take(record, "segmentation", object), size)
+    def _check(self, record: Mapping[str, Any], size: Size) -> tuple[bool, Any]:
+        """Whether there is anything to draw, and the category (None where none is said)."""
+        category = take_id(record, "category_id") if "category_id" in record else None
+        return check_segmentation(take(record, "segmentation", object), size), category
 
     def _rows(self, ref: Mapping[str, Any]) -> list[int] | None:
         """The places of a ref's annotations, [] for no target; None where its objects have no mask."""
@@ -180,7 +182,9 @@ class ReferSource:
                 raise ValueError(
                     f"speaks of annotation id {ann}, which {self.instances_path} does not have (or is bad)"
                 )
-            row, image, drawn = self._found[ann]
+            row, image, drawn, category = self._found[ann]
+            if category is not None and category not in self._names:
+                raise ValueError(f"speaks of annotation {ann} with category id {category}, which is not a category")
             if image != ref["image"]:
                 raise ValueError(f"is on image id {ref['image']}, its annotation {ann} on image id {image}")
             if drawn:
@@ -250,12 +254,19 @@ def named(record: Any, key: str, place: str) -> Any:
     return record[key] if isinstance(record, dict) and key in record else place
 
 
-def read_ref(ref: Any) -> dict[str, Any]:
-    """A ref's id, image, annotations ([] for no target) and sentences, checked."""
+def read_ref(ref: Any, no_target: bool) -> dict[str, Any]:
+    """A ref's id, image, annotations and sentences, checked.
+
+    Args:
+        no_target: there may be none ([-1], or [] with `no_target`), as in gRefCOCO; then the annotations are [].
+    """
     anns = ref.get("ann_id")
     anns = list(anns) if isinstance(anns, (list, tuple)) else [take_id(ref, "ann_id")]
-    if anns == [-1]:
+    if no_target and (ref["ann_id"] == [-1] or (not anns and ref.get("no_target"))):
         anns = []
+    elif not anns:
+        way = "; expected ids of annotations, or [-1] for no target" if no_target else ""
+        raise ValueError(f"its 'ann_id' is {shown(ref['ann_id'])}, so that it speaks of no object{way}")
     for ann in anns:
         if isinstance(ann, bool) or not isinstance(ann, (int, str)) or ann == -1:
             raise ValueError(f"its 'ann_id' holds {shown(ann)}; expected ids of annotations, or [-1] for no target")

@@ -96,7 +96,7 @@ class RegionCaptions:
         for record in later:
             self._annotation(*record)
         if not self._places:
-            raise ValueError(f"{self.path} has no region with a text; {len(self.problems.found)} records are wrong")
+            raise ValueError(f"{self.path} has no region with a text{self.problems.why}")
         self._records, packed = Records(self.path), []
         for (file, size), places in self._places.items():
             packed.append([file, size, len(self._records), len(self._records) + len(places)])

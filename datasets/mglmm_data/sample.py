@@ -25,6 +25,15 @@ POINT_RADIUS = 0.015
 """A point or a scribble is drawn as a disc of this share of the image's longer side (at least 2 px)."""
 
 
+def check_text(text: str, what: str) -> None:
+    """Raise where a text holds half of a character (json may: `"\\ud800"`), which no file and no tokenizer takes."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{what} holds {text[error.start]!r}, half of a character; correct the text") from None
+
+
 @dataclass(frozen=True)
 class Region:
     """A part of the image: exactly one of mask (COCO RLE), box, point or scribble; original pixels.
@@ -44,6 +53,7 @@ class Region:
         given = [name for name in ("rle", "box", "point", "scribble") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"a region has exactly one of mask (rle), box, point, scribble; got {given or 'none'}")
+        check_text(self.label, "a region's label")
         height, width = self.size
         if self.rle is not None and tuple(self.rle["size"]) != tuple(self.size):
             raise ValueError(f"the mask is {tuple(self.rle['size'])}, the image {tuple(self.size)} (height, width)")
@@ -135,6 +145,7 @@ class Turn:
     grounding: Literal["mask", "box"] = "mask"
 
     def __post_init__(self) -> None:
+        check_text(self.text, f"what the {self.role} says")
         end = 0
         for span in sorted([*self.phrases, *self.mentions], key=lambda item: item.start):
             piece = self.text[span.start : span.end]

@@ -92,9 +92,7 @@ class VisualGenome:
                 kept.append((image, pictures.find(f"{image}.jpg"), self.annotations.size(image)))
         self._packed = Packed(kept)
         if not kept:
-            raise ValueError(
-                f"{self.root} has no annotated image for these tasks; {len(self.problems.found)} records are wrong"
-            )
+            raise ValueError(f"{self.root} has no annotated image for these tasks{self.problems.why}")
 
     def __len__(self) -> int:
         return len(self._packed)

@@ -92,7 +92,7 @@ class YoloSource(Annotated):
             self._images.append(str(picture))
             self._labels.append(str(path) if path.is_file() else "")
         if not self._images:
-            raise ValueError(f"no file in {labels} can be read; the first of them: {problems.found[0]}")
+            raise ValueError(f"no file in {labels} can be read{problems.why}")
         super().__init__(
             kind="instances",
             names=self._words,

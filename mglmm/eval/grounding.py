@@ -2,7 +2,8 @@
 
 Protocol: predicted instances and gold regions are matched one-to-one (as many pairs with IoU >= 0.5 as can be, then the
 largest sum), once by mask alone and once among pairs whose head nouns agree. PQ is pooled over segments, not averaged
-over classes; all masks count, overlapping or not. A region that the gold names twice counts once.
+over classes; all masks count, overlapping or not. A region that the gold names twice counts once; of GCG's evaluation
+pair every label counts, as `evaluate.py` of groundingLMM has it, also one that the gold's text does not say.
 """
 
 from __future__ import annotations
@@ -88,12 +89,12 @@ class Grounding(Metric):
 
     def _gold(self, item: Item) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
         """Masks of the gold regions, and the words for each."""
-        said: dict[int, tuple[str, str, str]] = {}
-        for phrase in item.phrases:
-            for region in phrase.regions:
-                noun, color, size = self._words(phrase.text)
-                said.setdefault(region, (noun or item.sample.regions[region].label, color, size))
-        return [item.sample.regions[region].mask for region in said], list(said.values())
+        masks, said = [], []
+        for text, region in _labels(item):
+            noun, color, size = self._words(text)
+            masks.append(item.sample.regions[region].mask)
+            said.append((noun or item.sample.regions[region].label, color, size))
+        return masks, said
 
     def _words(self, phrase: str) -> tuple[str, str, str]:
         """Head noun, colour and size word of a phrase, as in `WRONG`."""
@@ -177,3 +178,12 @@ class Grounding(Metric):
             **{name: ratio(sums[name], sums["found"]) for name in WRONG},
         }
         return {name + suffix: value for name, value in out.items()}
+
+
+def _labels(item: Item) -> Sequence[tuple[str, int]]:
+    """What is to be found, as words and region: each region of the gold once, or all of a GCG pair's own labels."""
+    said: dict[int, str] = {}
+    for phrase in item.phrases:
+        for region in phrase.regions:
+            said.setdefault(region, phrase.text)
+    return item.sample.meta.get("gcg_labels", [(text, region) for region, text in said.items()])

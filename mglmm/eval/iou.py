@@ -68,7 +68,8 @@ class RefSeg(Metric):
 
     def measure(self, item: Item, answer: Answer) -> dict[str, float]:
         rejected = not any(phrase.instances for phrase in answer.phrases)
-        return self.counts(predicted_mask(answer, item.sample.size), item.mask, rejected=rejected)
+        predicted = predicted_mask(answer, item.sample.size)
+        return self.counts(predicted, item.mask, rejected=rejected, ignored=item.ignored)
 
     def counts(
         self, predicted: np.ndarray, gold: np.ndarray, *, rejected: bool, ignored: np.ndarray | None = None

@@ -62,11 +62,14 @@ class PartsIou(Metric):
         return out
 
     def gold(self, sample: Sample) -> dict[str, np.ndarray]:
-        """Part name to the union of the sample's regions that carry it as their label, `bool[H, W]`."""
+        """Part name to the union of the sample's masks that carry it as their label, `bool[H, W]`.
+
+        Boxes and points with a label are what a question points with.
+        """
         out: dict[str, np.ndarray] = {}
         for region in sample.regions:
             name = self.name_of(region.label)
-            if name:
+            if name and region.kind == "mask":
                 out[name] = out[name] | region.mask if name in out else region.mask
         return out
 

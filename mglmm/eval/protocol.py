@@ -85,6 +85,12 @@ class Item:
         used = sorted({region for phrase in self.phrases for region in phrase.regions})
         return masks.union([self.sample.regions[index].mask for index in used], self.sample.size)
 
+    @cached_property
+    def ignored(self) -> np.ndarray | None:
+        """`bool[H, W]`: pixels without ground truth (`meta["ignore_regions"]`, as ReasonSeg has them), if any."""
+        used = self.sample.meta.get("ignore_regions", ())
+        return masks.union([self.sample.regions[index].mask for index in used], self.sample.size) if used else None
+
 
 def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -> Query:
     """The query whose gold answer is the assistant turn at `turn_index`; earlier turns are those of the gold.

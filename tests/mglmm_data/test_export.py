@@ -8,9 +8,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mglmm.data_export import export
-from mglmm_data.export import Exported, Pictures, read_all
+from mglmm_data import masks
+from mglmm_data.check import check
+from mglmm_data.export import Exported, Pictures, no_objects, read_all
 from mglmm_data.registry import make_source
-from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
+from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn, compose
 from mglmm_data.world.source import World
 
 SIZE = (24, 32)
@@ -112,6 +114,112 @@ def test_label_studio_gets_tasks_and_a_config(few, tmp_path):
     assert len(tasks) == 3 and tasks[0]["data"]["image"] == "/data/local-files/?d=images/a.jpg"
     assert [item["type"] for item in tasks[0]["predictions"][0]["result"]] == ["brushlabels", "rectanglelabels"]
     assert 'value="a &lt;ring&gt;"' in (tmp_path / "out" / "config.xml").read_text()
+
+
+@pytest.fixture
+def cups(tmp_path):
+    """The spec of a picture with twelve cups."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (*SIZE, 3), np.uint8)).save(tmp_path / "a.jpg")
+    annotations = []
+    for number in range(12):
+        mask = np.zeros(SIZE, bool)
+        mask[8 * (number // 4) : 8 * (number // 4) + 5, 8 * (number % 4) : 8 * (number % 4) + 6] = True
+        annotations.append({"id": number + 1, "image_id": 1, "category_id": 1, "segmentation": masks.encode(mask)})
+    image = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1]}
+    data = {"images": [image], "categories": [{"id": 1, "name": "cup"}], "annotations": annotations}
+    (tmp_path / "cups.json").write_text(json.dumps(data))
+    return {"type": "coco", "json_path": str(tmp_path / "cups.json")}
+
+
+def written_in(folder, form):
+    """(name, whether it is a box alone) of every object that was written."""
+    if form == "coco":
+        data = json.loads((folder / "annotations.json").read_text())
+        return [("cup", not item["segmentation"]) for item in data["annotations"]]
+    if form == "labelme":
+        shapes = json.loads((folder / "a.json").read_text())["shapes"]
+        groups = {shape["group_id"]: shape for shape in shapes}  # pieces of one object share theirs
+        return [(shape["label"], shape["shape_type"] == "rectangle") for shape in groups.values()]
+    (task,) = json.loads((folder / "tasks.json").read_text())
+    results = task["predictions"][0]["result"]
+    return [(*result["value"][result["type"]], result["type"] == "rectanglelabels") for result in results]
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "label-studio"])
+def test_what_a_user_points_with_is_no_object(cups, tmp_path, form):
+    source = make_source({**cups, "tasks": {"region": 1}, "turns": 12, "max_regions": 12})
+    kinds = [region.kind for region in source.sample(0).regions]
+    assert {"box", "point"} < set(kinds)
+    done = export(source, tmp_path / "out", form)
+    assert written_in(tmp_path / "out", form) == [("cup", False)] * 12
+    left_out = {"box prompts": kinds.count("box"), "point regions": kinds.count("point"), "conversations": 12}
+    assert done.left_out == left_out
+    if form == "coco":
+        spec = {"type": "coco", "json_path": str(tmp_path / "out" / "annotations.json")}
+        assert not check({"out": spec}, processes=1).problems
+
+
+def test_a_box_prompt_without_a_name_is_no_object(tmp_path):
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "sa_1.jpg")
+    mask = np.zeros(SIZE, bool)
+    mask[4:12, 3:11] = True
+    annotation = {"id": 7, "segmentation": masks.encode(mask), "bbox": [2, 3, 10, 10]}  # not as tight as the mask
+    image = {"image_id": 1, "width": SIZE[1], "height": SIZE[0], "file_name": "sa_1.jpg"}
+    (tmp_path / "sa_1.json").write_text(json.dumps({"image": image, "annotations": [annotation]}))
+    source = make_source({"type": "sa1b", "root": str(tmp_path), "prompt": "box"})
+    done = export(source, tmp_path / "out", "coco")
+    (written,) = json.loads((tmp_path / "out" / "annotations.json").read_text())["annotations"]
+    assert written["segmentation"] and done.left_out["box prompts"] == 1
+
+
+def test_what_is_asked_about_and_is_an_object_stays():
+    thing = np.zeros(SIZE, bool)
+    thing[4:12, 3:11] = True
+    bounds = (3.0, 4.0, 11.0, 12.0)
+    regions = (
+        Region.of_mask(thing, "dog"),  # 0: a mask that a question speaks of
+        Region(SIZE, box=bounds, label="cat"),  # 1: a named box alone
+        Region(SIZE, box=bounds),  # 2: a box that an answer grounds
+        Region(SIZE, box=bounds, label="dog"),  # 3: nothing speaks of it
+        Region(SIZE, box=bounds, label="dog"),  # 4: the prompt
+    )
+    text, phrases = compose(("it", (2,)), ".")
+    turns = tuple(
+        turn
+        for number in (0, 1, 2, 4)
+        for turn in (
+            Turn("user", "What is this?", mentions=(Mention(8, 12, number),)),
+            Turn("assistant", text, phrases),
+        )
+    )
+    sample = Sample(np.zeros((*SIZE, 3), np.uint8), regions, (Conversation(turns),))
+    assert no_objects(sample) == {4: "box prompts"}
+    sample.meta["ignore_regions"] = (1,)  # as ReasonSeg has them
+    assert no_objects(sample) == {1: "regions to ignore", 4: "box prompts"}
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["all", "less a list"])
+@pytest.mark.parametrize("form", ["coco", "labelme", "label-studio"])
+def test_every_instance_is_an_object_however_many_there_are(cups, tmp_path, form, drops):
+    if drops:
+        data = json.loads((tmp_path / "cups.json").read_text())
+        data["images"].append({**data["images"][0], "id": 2})
+        data["annotations"].append({**data["annotations"][0], "id": 99, "image_id": 2})
+        (tmp_path / "cups.json").write_text(json.dumps(data))
+        (tmp_path / "drop.jsonl").write_text('{"index": 1}')
+        cups = {**cups, "drop": str(tmp_path / "drop.jsonl")}
+    source = make_source(cups)
+    done = export(source, tmp_path / "out", form)
+    assert written_in(tmp_path / "out", form) == [("cup", False)] * 12
+    assert not any("joined" in what for what in done.left_out)
+    assert len(source.sample(0).regions) == 1  # the caller's source is as it was
+
+
+@pytest.mark.parametrize("form", ["jsonl", "webdataset"])
+def test_what_max_regions_joined_in_a_sample_is_counted(cups, tmp_path, form):
+    assert export(make_source(cups), tmp_path / "out", form).left_out == {"instances that max_regions joined": 12}
+    whole = make_source({**cups, "max_regions": 12})
+    assert not export(whole, tmp_path / "whole", form).left_out
 
 
 class Damaged(Few):

@@ -11,7 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mglmm_data import masks
+from mglmm.answer import Answer, Instance, Phrase
+from mglmm.eval.grounding import Grounding
+from mglmm.eval.protocol import Item
+from mglmm.eval.text import Vocabulary
+from mglmm_data import grandf, masks
 from mglmm_data.annotation import Span, ground, unquoted
 from mglmm_data.grand import attributes
 from mglmm_data.grandf import GranDfSource, find_phrase
@@ -168,6 +172,20 @@ def test_offsets_that_count_the_quotation_mark(write):
     assert list(told(GranDfSource(form="ha", **write([one])).sample(0))[1]) == ["A dog", "a cat"]
 
 
+@pytest.mark.parametrize("counted", [0, 2], ids=["clean", "as written"])
+def test_offsets_that_count_blanks_before_a_caption(write, counted, monkeypatch):
+    monkeypatch.setattr(grandf, "MIN_SIDE", 8)
+    marks = [{"tokens_positive": [[at + counted, at + 5 + counted]], "sam_mask": masks.encode(square(at, 3))}
+             for at in (0, 12)]  # fmt: skip
+    found = [{"image_id": 1, "area": 64, "bbox": [0, 0, 8, 8], **mark} for mark in marks]
+    image = {"id": 1, "file_name": "a.jpg", "height": SIZE[0], "width": SIZE[1], "caption": "  A man walks a dog ."}
+    source = GranDfSource(form="flickr", **write({"images": [image], "annotations": found}))
+    assert told(source.sample(0)) == ("A man walks a dog .", {"A man": [64], "a dog": [64]})
+    found[0]["tokens_positive"] = [[-1, -1]]
+    with pytest.raises(ValueError, match="is at characters"):
+        GranDfSource(form="flickr", **write({"images": [image], "annotations": found}))
+
+
 BAD = {
     "no caption": (lambda r: r.pop("caption"), "has no 'caption'"),
     "caption of another type": (lambda r: r.update(caption=3), "its 'caption' is 3"),
@@ -247,6 +265,38 @@ def test_the_evaluation_pair(write):
         GranDfSource(form="eval", **write(captions, "val_gcg_coco_caption_gt.json"))
 
 
+def test_every_label_of_the_evaluation_pair_counts(write):
+    labels = ["a dog", "the sky", "a dog", "A cat", "the dog"]
+    one = {"image_id": "a", "caption": "A cat and a dog. The dog sits.", "labels": labels}
+    captions = {"images": [{"id": "a"}], "annotations": [one]}
+    found = [masks.encode(square(x, 5)) for x in (1, 10, 20, 30, 1)]
+    write({"annotations": [{"image_id": "a", "segmentation": rle} for rle in found]}, "val_gcg_coco_mask_gt.json")
+    source = GranDfSource(form="eval", **write(captions, "val_gcg_coco_caption_gt.json"))
+    sample = source.sample(0)
+    words, regions = zip(*sample.meta["gcg_labels"], strict=True)
+    assert list(words) == labels  # in the file's order, `the sky` with its mask
+    for region, rle in zip(regions, found, strict=True):
+        assert (sample.regions[region].mask == masks.decode(rle)).all()
+    assert regions[0] == regions[4] and source.skipped == {"phrase that is not in its caption": 1}
+
+    def recall(*xs):
+        metric = Grounding(Vocabulary({"dog": "thing"}, frozenset(), frozenset()))
+        instances = tuple(Instance(square(x, 5), None, 1.0) for x in xs)
+        answer = Answer("a dog", (Phrase("a dog", (0, 5), instances),), sample.image)
+        metric.update(Item(sample, sample.conversations[0]), answer)
+        return metric.compute()["recall@0.5"]
+
+    assert recall(10) == 1 / 5 and recall(1, 10, 20, 30) == 4 / 5 and recall(1, 1, 10, 20, 30) == 1
+
+
+def test_an_evaluation_caption_that_says_none_of_its_labels(write):
+    captions, found = pair()
+    captions["annotations"][0]["caption"] = "Nothing."
+    write(found, "val_gcg_coco_mask_gt.json")
+    sample = GranDfSource(form="eval", **write(captions, "val_gcg_coco_caption_gt.json")).sample(0)
+    assert told(sample) == ("Nothing.", {}) and sample.meta["gcg_labels"] == (("a cat", 0), ("a dog", 1))
+
+
 def test_mgsc_root_and_subtree(golden, shared):
     files = json.loads(shared("golden", "datasets", "expected_mglmm.json").read_text())["mgsc_convert"]["files"]
     sample = MgscSource(golden, turns=None).sample(0)
@@ -322,6 +372,8 @@ def test_grand_in_its_forms(tmp_path):
         {"phrase": "cats", "tokens_positive": None, "id": 4, "segmentation": cat},
     ]
     caption = {"caption": '"A dog beside cats"', "details": details}
+    assert told(grand(tmp_path, [caption])) == ("A dog beside cats", {"A dog": [64]})
+    details[0]["tokens_positive"] = [1, 6]  # counts the quotation mark
     assert told(grand(tmp_path, [caption])) == ("A dog beside cats", {"A dog": [64]})
     full = {
         "objects": [

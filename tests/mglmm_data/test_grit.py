@@ -1,6 +1,7 @@
 """The GRIT-style builder and its reader: deterministic, negatives are absent, locations stand behind their words."""
 
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -120,6 +121,50 @@ def test_negatives_ask_for_what_no_annotation_speaks_of():
     assert all(not boxes for r in made for boxes in r["box_x1y1x2y2"])
 
 
+def swapped(*texts, objects=()):
+    """What the negatives of expressions and of objects (name, attributes) say is not there."""
+    facts = Facts("x", "0.png", SIZE, [(name, (0, 0, 1, 1), list(more)) for name, *more in objects],
+                  expressions=[(text, (0, 0, 1, 1)) for text in texts])  # fmt: skip
+    amounts = dict.fromkeys(AMOUNTS, 0) | {"negative_semantic": 99}
+    said = set()
+    for seed in range(30):
+        for item in GritBuilder(lambda: [facts], amounts=amounts, seed=seed):
+            said |= {*re.findall(r"no (.+) in the image", item["conversations"][1]["value"])}
+    return said
+
+
+def test_an_orange_is_exchanged_as_a_fruit_or_as_a_colour():
+    assert swapped(objects=[("orange",)]) == {"apple", "banana", "carrot", "pear"}
+    assert "pink kite" in swapped("orange kite") and "banana kite" not in swapped("orange kite")
+    assert swapped("orange near the top", "person in orange") == set()  # either
+    assert "kite in orange" in swapped("kite in red") and "orange" in swapped(objects=[("apple",)])
+
+
+def test_what_is_a_crowd_is_not_asked_for_as_absent(tmp_path):
+    names = {1: "person", 2: "kite", 3: "cow", 4: "sheep"}
+    found = [(1, 1, 1), (1, 1, 0), (1, 2, 0), (1, 3, 0), (1, 4, 1), (2, 1, 0), (2, 4, 0)]
+    data = {
+        "categories": [{"id": number, "name": name} for number, name in names.items()],
+        "images": [{"id": number, "file_name": f"{number}.png", "height": 20, "width": 40} for number in (1, 2)],
+        "annotations": [
+            {"id": number, "image_id": image, "category_id": category, "bbox": [0, 0, 9, 9], "iscrowd": crowd}
+            for number, (image, category, crowd) in enumerate(found)
+        ],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(data))
+    facts, _ = grit_facts.categories(tmp_path / "coco.json", Problems(), "coco")
+    assert facts.crowded == {"person", "sheep"} and facts.exhaustive == {"kite", "cow"}
+    amounts = dict.fromkeys(AMOUNTS, 0) | {"negative_image": 99, "negative_semantic": 99}
+    absent = set()
+    for seed in range(30):
+        builder = GritBuilder(lambda: grit_facts.categories(tmp_path / "coco.json", Problems(), "coco"),
+                              amounts=amounts, seed=seed)  # fmt: skip
+        for item in builder:
+            if item["image"] == "1.png":
+                absent |= {*re.findall(r"no (.+) in the image", item["conversations"][1]["value"])}
+    assert "horse" in absent and absent.isdisjoint({"person", "sheep"})
+
+
 def test_lvis_negatives_are_those_that_annotators_looked_for(shared):
     path = shared("data", "lvis", "lvis_val_100.json")
     data = json.loads(path.read_text())
@@ -166,6 +211,37 @@ def test_refcoco_and_flickr_facts(shared, tmp_path):
     )
     (facts,) = grit_facts.flickr_entities(tmp_path, Problems())
     assert facts.captions == [("A man and his hat .", [(0, 5, [(0, 0, 9, 9)])])]
+
+
+def test_expressions_are_of_the_partition_that_papers_report(tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "height": 20, "width": 40}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    folder = tmp_path / "refcocog"
+    folder.mkdir()
+    (folder / "instances.json").write_text(json.dumps({"images": [image], "annotations": [box]}))
+    for name in ("google", "umd"):
+        ref = {"ref_id": 1, "ann_id": 1, "image_id": 1, "split": "train", "sentences": [{"sent": name}]}
+        (folder / f"refs({name}).p").write_bytes(pickle.dumps([ref], 2))
+
+    def said(path):
+        return [text for facts in grit_facts.refer(path, Problems()) for text, _ in facts.expressions]
+
+    assert said(folder) == ["umd"] and said(folder / "refs(google).p") == ["google"]
+    other = folder.rename(tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"mine has refs\(google\)\.p, refs\(umd\)\.p; give one of them, as .*\.p$"):
+        said(other)
+    (other / "refs(umd).p").unlink()
+    assert said(other) == ["google"]
+
+
+def test_records_of_two_sets_of_expressions_have_ids_of_their_own(shared, tmp_path):
+    golden = shared("golden", "datasets", "data", "refer_seg")
+    folders = [golden / name for name in ("refcoco", "refcoco+", "refcocog")]
+    records = [
+        *GritBuilder(lambda: (facts for folder in folders for facts in grit_facts.refer(folder, Problems("count"))))
+    ]
+    assert len({item["id"] for item in records}) == len(records) > 3
+    assert {item["dataset"].split("_")[0] for item in records} == {folder.name for folder in folders}
 
 
 def test_given_regions_are_points_and_boxes_half_and_half(write):

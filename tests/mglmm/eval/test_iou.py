@@ -98,6 +98,19 @@ def test_masks_of_an_answer_are_joined():
     assert metric.compute()["cIoU"] == pytest.approx((80 + 40) / 160)
 
 
+@pytest.mark.parametrize(("protocol", "expected"), [("lisa", 1.0), ("mglmm", 0.5)])
+def test_pixels_that_a_sample_ignores_are_left_out_by_lisa_and_background_of_mglmm(protocol, expected):
+    target, ignored = square(0, 0, 5, 4), square(5, 0, 10, 4)
+    text, spans = compose(("the dog", (0,)), ".")
+    conversation = Conversation((Turn("user", "Segment the dog."), Turn("assistant", text, spans)))
+    regions = (Region.of_mask(target), Region.of_mask(ignored, "ignore"))
+    pixels, meta = np.zeros((10, 10, 3), np.uint8), {"ignore_regions": (1,)}  # as ReasonSeg's reader writes it
+    item = Item(Sample(pixels, regions, (conversation,), meta=meta), conversation)
+    metric = RefSeg(protocol)
+    metric.update(item, Answer(text, (Phrase("the dog", (0, 7), (Instance(target | ignored, None, 1.0),)),), pixels))
+    assert metric.compute()["gIoU"] == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_merged_shards_equal_one_pass(protocol):
     rng = np.random.default_rng(0)

@@ -112,3 +112,10 @@ def test_every_shipped_evaluation_of_photographs_has_what_to_ask(shared, monkeyp
     assert len(validation) > 10
     sample = validation.sample(0)
     assert naming(sample).turns[-1].phrases and PartsIou(cast(Any, validation).names).gold(sample)
+
+
+def test_what_points_at_a_part_is_no_part_of_it():
+    mask = np.zeros((8, 8), bool)
+    mask[:2] = True
+    regions = (Region.of_mask(mask, "door"), Region((8, 8), box=(0, 0, 8, 8), label="door"))
+    assert (PartsIou(["door"]).gold(Sample(np.zeros((8, 8, 3), np.uint8), regions, ()))["door"] == mask).all()
