@@ -8,6 +8,7 @@ import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -152,7 +153,7 @@ def test_a_name_that_no_file_system_takes(tmp_path):
         Image.new("RGB", (40, 20)).save(tmp_path / f"{stem}.jpg")
         shapes = [{"label": "dog", "points": [[0, 0], [9, 0], [9, 9]]}]
         (tmp_path / f"{stem}.json").write_text(json.dumps({"imagePath": picture, "shapes": shapes}))
-    source = make_source({"type": "labelme", "root": str(tmp_path), "on_error": "count"})
+    source: Any = make_source({"type": "labelme", "root": str(tmp_path), "on_error": "count"})
     (problem,) = source.problems.found
     assert "b.json: " in problem and "name too long" in problem and len(source) == 1
 
