@@ -32,7 +32,7 @@ from mglmm_data.annotation import (
     region_of,
     unquoted,
 )
-from mglmm_data.grandf import find_phrase, shift_of
+from mglmm_data.grandf_forms import find_phrase, shift_of
 from mglmm_data.masks import Size
 from mglmm_data.reading import (
     Pictures,

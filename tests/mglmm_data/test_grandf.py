@@ -15,10 +15,11 @@ from mglmm.answer import Answer, Instance, Phrase
 from mglmm.eval.grounding import Grounding
 from mglmm.eval.protocol import Item
 from mglmm.eval.text import Vocabulary
-from mglmm_data import grandf, masks
+from mglmm_data import grandf_forms, masks
 from mglmm_data.annotation import Span, ground, unquoted
 from mglmm_data.grand import attributes
-from mglmm_data.grandf import GranDfSource, find_phrase
+from mglmm_data.grandf import GranDfSource
+from mglmm_data.grandf_forms import find_phrase
 from mglmm_data.mgscdata import MgscSource
 from mglmm_data.registry import make_source
 
@@ -174,7 +175,7 @@ def test_offsets_that_count_the_quotation_mark(write):
 
 @pytest.mark.parametrize("counted", [0, 2], ids=["clean", "as written"])
 def test_offsets_that_count_blanks_before_a_caption(write, counted, monkeypatch):
-    monkeypatch.setattr(grandf, "MIN_SIDE", 8)
+    monkeypatch.setattr(grandf_forms, "MIN_SIDE", 8)
     marks = [{"tokens_positive": [[at + counted, at + 5 + counted]], "sam_mask": masks.encode(square(at, 3))}
              for at in (0, 12)]  # fmt: skip
     found = [{"image_id": 1, "area": 64, "bbox": [0, 0, 8, 8], **mark} for mark in marks]
