@@ -24,7 +24,7 @@ from mglmm.train.pretrain import COLOR_NAMES, NOUNS, PARTS, PixelData
 from mglmm_data.batches import Extent, plan
 from mglmm_data.images import KnownPhotos, as_large_as, known
 from mglmm_data.mixture import Mixture
-from mglmm_data.registry import make_tolerant_source
+from mglmm_data.registry import Source, make_tolerant_source
 from mglmm_data.sample import Sample
 
 
@@ -39,8 +39,20 @@ class LeftOut:
         return LeftOut(self.conversations + other.conversations, self.problems + other.problems)
 
 
+def open_sources(stage: StageConfig) -> dict[str, Source]:
+    """The sources of a stage by name.
+
+    Raises:
+        ValueError: one cannot be read; the message names the file.
+    """
+    return {name: make_tolerant_source(spec, stage.on_error, name) for name, spec in stage.sources.items()}
+
+
 class GroundingData:
     """Samples of a mixture, augmented, as batches.
+
+    Args:
+        sources: the stage's, where they are open already.
 
     With `batch_window` above 1, the samples of so many consecutive batches are shared out among them by length; which
     sample is in which batch depends on the seed, the rank and the step alone.
@@ -49,13 +61,21 @@ class GroundingData:
         ValueError: a source cannot be read; the message names the file.
     """
 
-    def __init__(self, stage: StageConfig, processor: MglmmProcessor, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        stage: StageConfig,
+        processor: MglmmProcessor,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        sources: dict[str, Source] | None = None,
+    ):
         self.stage, self.processor, self.seed = stage, processor, seed
         self.rank, self.world_size = rank, world_size
         self.pixels = None
         if stage.pixels_batch_size:
             self.pixels = PixelData(seed, stage.pixels_batch_size, processor.side, stage.prompts_per_image)
-        sources = {name: make_tolerant_source(spec, stage.on_error, name) for name, spec in stage.sources.items()}
+        sources = open_sources(stage) if sources is None else sources
         self.problems = tuple(
             f"source {name!r}: {text}"
             for name, source in sources.items()

@@ -23,7 +23,7 @@ from mglmm.checkpoint import load_checkpoint, load_state, save_state, write_chec
 from mglmm.config import StageConfig, TrainConfig, load_config, runs_dir
 from mglmm.folders import recover_folder, replaced_folder
 from mglmm.precision import has_bf16
-from mglmm.train.data import GroundingData, LeftOut, batches
+from mglmm.train.data import GroundingData, LeftOut, batches, open_sources
 from mglmm.train.features import FeatureFolder
 from mglmm.train.grounding import GroundingTraining
 from mglmm.train.kin import KinData, KinHead, KinTraining
@@ -33,6 +33,7 @@ from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
 from mglmm.train.processes import over_processes
 from mglmm.train.recipe import check_processes, check_recipe
+from mglmm_data.registry import Source
 from mglmm_data.world.source import WORLD_VERSION
 from sam_bridge.small import SmallBridge
 
@@ -72,6 +73,10 @@ class Trainer:
                 *([InitProcessGroupKwargs(backend="gloo")] if several and not cuda else []),
             ],
         )
+        self.sources: list[dict[str, Source] | None] = [None] * len(config.stages)
+        """Of each stage, opened before the model is: a large one takes minutes, and a path may be wrong."""
+        if not (self.folder / "last" / "state.pt").exists():
+            self.sources = [open_sources(stage) for stage in config.stages]
         self.model, self.processor = load_or_build(config)
         self.before = tuple(self.model.config.trained_on or ())
         if config.lora is not None:
@@ -113,7 +118,7 @@ class Trainer:
                     self.save()
                     return
             self.stage_index, self.step = index + 1, 0
-            self.saved_optimizers = None
+            self.saved_optimizers, self.sources[index] = None, None
             self.accelerator.free_memory()  # else it keeps the module and the optimizers of every stage
             self.save()
             if budget <= 0:
@@ -248,7 +253,9 @@ class Trainer:
             )
         module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight, self.kin)
         seed = self.config.seed + 1000 * self.stage_index
-        return module, GroundingData(stage, self.processor, seed, rank, world), groups, module.weights()
+        place = next(place for place, each in enumerate(self.config.stages) if each is stage)
+        sources = self.sources[place] = self.sources[place] or open_sources(stage)
+        return module, GroundingData(stage, self.processor, seed, rank, world, sources), groups, module.weights()
 
     def save(self) -> None:
         """Write `last/`: the model as a checkpoint, and what resuming needs; old and new are never mixed."""

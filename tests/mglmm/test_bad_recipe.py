@@ -51,6 +51,11 @@ def test_an_extra_that_is_not_installed(command, recipe, monkeypatch, missing, o
     command("train", recipe, override).is_one_sentence(missing, *words)
 
 
+def test_data_is_looked_at_before_the_model_is_loaded(command, recipe):
+    missing = "stages.0.sources.world={type: folder, root: gone/photos}"
+    command("train", recipe, missing, "model=./gone-model").is_one_sentence("gone/photos")
+
+
 def test_a_config_that_is_not_there_or_not_readable(command, tmp_path):
     command("train", "train/wrold").is_one_sentence("train/wrold", "did you mean configs/train/world.yaml")
     path = tmp_path / "broken.yaml"
