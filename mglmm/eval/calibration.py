@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mglmm.answer import Answer
-from mglmm.eval.iou import mask_iou, match
+from mglmm.eval.iou import counted, mask_iou, match
 from mglmm.eval.metric import Metric, Totals, ratio
 from mglmm.eval.protocol import Item, check_size
 from mglmm.eval.text import Vocabulary
@@ -59,11 +59,11 @@ class Calibration(Metric):
 
 
 def judged(item: Item, answer: Answer, vocabulary: Vocabulary) -> list[tuple[float, bool]]:
-    """(score, is it right) of every instance with a mask, in reading order; none where scores are no probabilities."""
+    """(score, is it right) of every instance that counts (`iou.counted`); none where scores are no probabilities."""
     if answer.score_kind != "probability":
         return []
     said = [
-        (check_size(instance.mask, item.sample.size), vocabulary.head(phrase.text), instance.score)
+        (check_size(instance.mask, item.sample.size), vocabulary.noun(phrase.text), instance.score)
         for phrase in answer.phrases
         for instance in phrase.instances
         if instance.mask is not None
@@ -71,10 +71,13 @@ def judged(item: Item, answer: Answer, vocabulary: Vocabulary) -> list[tuple[flo
     nouns: dict[int, str] = {}
     for phrase in item.phrases:
         for region in phrase.regions:
-            nouns.setdefault(region, vocabulary.head(phrase.text) or item.sample.regions[region].label)
+            words = phrase.text if phrase.text.strip() else item.sample.regions[region].label
+            nouns.setdefault(region, vocabulary.noun(words))
     gold = [item.sample.regions[region].mask for region in nouns]
     overlaps = mask_iou([mask for mask, _, _ in said], gold)
-    allowed = np.array([[noun == other for other in nouns.values()] for _, noun, _ in said], bool)
+    kept = counted([mask for mask, _, _ in said], overlaps, item.void, 0.5)
+    said, overlaps = [said[i] for i in kept], overlaps[kept]
+    allowed = np.array([[noun == other != "" for other in nouns.values()] for _, noun, _ in said], bool)
     pairs = match(overlaps, 0.5, allowed.reshape(overlaps.shape))
     right = {p for p, g in pairs if overlaps[p, g] >= 0.5}
     return [(score, index in right) for index, (_, _, score) in enumerate(said)]

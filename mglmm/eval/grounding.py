@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mglmm.answer import Answer
-from mglmm.eval.iou import mask_iou, match
+from mglmm.eval.iou import counted, mask_iou, match
 from mglmm.eval.metric import Metric, Totals, ratio
 from mglmm.eval.protocol import Item, check_size
 from mglmm.eval.text import Vocabulary, normalise
@@ -28,6 +28,7 @@ WRONG = ("wrong_noun", "wrong_color", "wrong_size")
 _BY_GROUP = (
     *("gold", "found", "iou", "pq_iou", "named", "named_iou", "predicted", "unmatched", "invented", "repeated"),
     *WRONG,
+    *(f"{name}_of" for name in WRONG),
 )
 _BY_SIZE = ("gold", "found", "iou")
 
@@ -43,10 +44,13 @@ class Grounding(Metric):
     repeated          share of predicted masks whose region another instance has taken
     missed            share of gold regions not found; 1 - recall
     wrong_noun, wrong_color, wrong_size
-                      share of the found gold regions whose words differ from the gold's in that
-    phrase_F1         multiset of exact phrase texts; phrase_precision and phrase_recall beside it
+                      share of the found gold regions whose words differ from the gold's in that, among those where
+                      one of the two has such a word
+    phrase_F1         multiset of exact phrase texts, with or without masks; phrase_precision and phrase_recall beside
 
-    A predicted mask belongs to the group of its head noun, one with no known noun to the first group.
+    What lies for more than half of it on crowds or ignored pixels, and is no gold region, counts neither way. A phrase
+    without a known noun has its last word for one. A predicted mask belongs to the group of its head noun, one with no
+    known noun to the first group.
     """
 
     def __init__(
@@ -75,31 +79,33 @@ class Grounding(Metric):
             for instance in phrase.instances:
                 masks.append(np.zeros(size, bool) if instance.mask is None else check_size(instance.mask, size))
                 said_words.append(self._words(phrase.text))
-        nouns = [said[0] for said in said_words]
         overlaps = mask_iou(masks, gold)
+        if (kept := counted(masks, overlaps, item.void, self._threshold)) != list(range(len(masks))):
+            masks, said_words, overlaps = [masks[i] for i in kept], [said_words[i] for i in kept], overlaps[kept]
+        nouns = [said[0] for said in said_words]
         pairs = match(overlaps, self._threshold)
         found = [(p, g) for p, g in pairs if overlaps[p, g] >= self._threshold]
-        same = np.array([[p == g for g in gold_nouns] for p in nouns])
+        same = np.array([[p == g != "" for g in gold_nouns] for p in nouns])
         self._count_gold(counts, gold, gold_nouns, overlaps, pairs, same)
         self._count_predicted(counts, nouns, overlaps, {p for p, _ in found})
         for p, g in found:
             for name, one, other in zip(WRONG, said_words[p], gold_words[g], strict=True):
                 counts[f"{name}/{self._group(gold_nouns[g])}"] += one != other
+                counts[f"{name}_of/{self._group(gold_nouns[g])}"] += bool(one or other)
         return counts
 
     def _gold(self, item: Item) -> tuple[list[np.ndarray], list[tuple[str, str, str]]]:
         """Masks of the gold regions, and the words for each."""
         masks, said = [], []
         for text, region in _labels(item):
-            noun, color, size = self._words(text)
             masks.append(item.sample.regions[region].mask)
-            said.append((noun or item.sample.regions[region].label, color, size))
+            said.append(self._words(text if text.strip() else item.sample.regions[region].label))
         return masks, said
 
     def _words(self, phrase: str) -> tuple[str, str, str]:
         """Head noun, colour and size word of a phrase, as in `WRONG`."""
         known = self._vocabulary
-        return known.head(phrase), known.color(phrase), known.size(phrase)
+        return known.noun(phrase), known.color(phrase), known.size(phrase)
 
     def _group(self, noun: str) -> str:
         group = self._vocabulary.groups.get(noun, "")
@@ -175,7 +181,7 @@ class Grounding(Metric):
             "invented": ratio(sums["invented"], sums["predicted"]),
             "repeated": ratio(sums["repeated"], sums["predicted"]),
             "missed": 1 - recall,
-            **{name: ratio(sums[name], sums["found"]) for name in WRONG},
+            **{name: ratio(sums[name], sums[f"{name}_of"]) for name in WRONG},
         }
         return {name + suffix: value for name, value in out.items()}
 

@@ -5,6 +5,7 @@ Protocols (all score free-running answers here; several masks of an answer are j
   gsva   as rela, but a rejected target is still scored with its mask (`solver.eval_gres`).
   lisa   `train_ds.validate`: ignore pixels left out, 1e-5 in the denominator of an expression, union 0 counts as 1, and
          there is no rejection, only an empty mask. MGLMM's evaluator is the same with ignore pixels as background.
+ReasonSeg's numbers are those of `lisa`: in all others what it ignores is background.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class RefSeg(Metric):
         self.protocol = f"refseg/{protocol}"
 
     def measure(self, item: Item, answer: Answer) -> dict[str, float]:
-        rejected = not any(phrase.instances for phrase in answer.phrases)
+        rejected = not answer.truncated and not any(phrase.instances for phrase in answer.phrases)
         predicted = predicted_mask(answer, item.sample.size)
         return self.counts(predicted, item.mask, rejected=rejected, ignored=item.ignored)
 
@@ -79,7 +80,7 @@ class RefSeg(Metric):
         Args:
             predicted: bool[H, W].
             gold: bool[H, W]; empty means no target.
-            rejected: the answer says that there is no target.
+            rejected: the answer says that there is no target; one that was cut before it came to a mask does not.
             ignored: bool[H, W] pixels without ground truth.
 
         Raises:
@@ -104,6 +105,10 @@ class RefSeg(Metric):
             verdict = {"absent": 1.0, "rejected_absent": float(rejected)}
         return {"count": 1.0, "intersection": intersection, "union": union, "iou": iou, **verdict}
 
+    counted = {"N_acc": "absent", **dict.fromkeys(("T_acc", "false_rejection"), "targets")} | {
+        f"Pr@{threshold}": "targets" for threshold in THRESHOLDS
+    }
+
     def ratios(self, totals: Totals) -> dict[str, np.ndarray]:
         kept = ratio(totals["kept_targets"], totals["targets"])
         return {
@@ -119,7 +124,8 @@ class RefSeg(Metric):
 class BoxAccuracy(Metric):
     """Share of gold boxes that a predicted box covers with IoU >= threshold, one-to-one.
 
-    Only as many boxes are read, from the front, as the gold has: naming more does not help. An absent box is wrong.
+    Only as many boxes are read, from the front, as the gold has: naming more does not help. An absent box is wrong, and
+    the bounds of a mask are no box that was said.
     """
 
     columns = ("gold", "right", "iou")
@@ -132,7 +138,8 @@ class BoxAccuracy(Metric):
     def measure(self, item: Item, answer: Answer) -> dict[str, float]:
         used = dict.fromkeys(region for phrase in item.phrases for region in phrase.regions)
         gold = [bounds for region in used if (bounds := item.sample.regions[region].bounds) is not None]
-        boxes = [instance.box for phrase in answer.phrases for instance in phrase.instances if instance.box is not None]
+        said = [instance for phrase in answer.phrases for instance in phrase.instances if instance.mask is None]
+        boxes = [instance.box for instance in said if instance.box is not None]
         overlaps = box_iou(boxes[: len(gold)], gold)
         pairs = match(overlaps, self._threshold)
         right = sum(overlaps[p, g] >= self._threshold for p, g in pairs)
@@ -143,6 +150,21 @@ class BoxAccuracy(Metric):
             f"accuracy@{self._threshold}": ratio(totals["right"], totals["gold"]),
             "mean_iou": ratio(totals["iou"], totals["gold"]),
         }
+
+
+def counted(masks: list[np.ndarray], overlaps: np.ndarray, void: np.ndarray | None, threshold: float) -> list[int]:
+    """Indices of the predicted masks that count: all but those that are no gold region and lie, for more than half of
+    their pixels, where there is no ground truth (as panopticapi leaves segments on void and crowds out).
+
+    Args:
+        masks: bool[H, W] each.
+        overlaps: float[P, G], their IoU with the gold.
+        void: bool[H, W], see `Item.void`.
+    """
+    if void is None:
+        return list(range(len(masks)))
+    found = overlaps.max(1, initial=0.0) >= threshold
+    return [i for i, mask in enumerate(masks) if found[i] or 2 * (mask & void).sum() <= mask.sum()]
 
 
 def mask_iou(predicted: list[np.ndarray], gold: list[np.ndarray]) -> np.ndarray:

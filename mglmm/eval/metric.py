@@ -24,6 +24,8 @@ class Metric(ABC):
 
     columns: tuple[str, ...]
     protocol: str
+    counted: Mapping[str, str] = {}
+    """Numbers that are not of all items -> the column that counts those they are of."""
 
     def __init__(self) -> None:
         self._rows: list[list[float]] = []
@@ -91,6 +93,10 @@ class Metric(ABC):
 
     def _named(self, sums: np.ndarray) -> Totals:
         return dict(zip(self.columns, sums, strict=True))
+
+    def count_of(self, name: str) -> int:
+        """How many items a number is of."""
+        return round(float(self._named(self.rows.sum(0))[self.counted[name]])) if name in self.counted else len(self)
 
     def __len__(self) -> int:
         return len(self._rows)

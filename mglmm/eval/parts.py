@@ -50,7 +50,11 @@ class PartsIou(Metric):
                 if name and instance.mask is not None:
                     mask = check_size(instance.mask, size)
                     predicted[name] = predicted[name] | mask if name in predicted else mask
-        return self.counts(predicted, self.gold(item.sample))
+        gold = self.gold(item.sample)
+        if item.void is not None:
+            predicted = {name: mask & ~item.void for name, mask in predicted.items()}
+            gold = {name: mask & ~item.void for name, mask in gold.items()}
+        return self.counts(predicted, gold)
 
     def counts(self, predicted: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Counts of one image; both map part names to `bool[H, W]`, a part that is absent is left out."""
@@ -64,21 +68,33 @@ class PartsIou(Metric):
     def gold(self, sample: Sample) -> dict[str, np.ndarray]:
         """Part name to the union of the sample's masks that carry it as their label, `bool[H, W]`.
 
-        Boxes and points with a label are what a question points with.
+        Boxes and points with a label are what a question points with, and crowds are no targets.
         """
         out: dict[str, np.ndarray] = {}
-        for region in sample.regions:
+        aside = {*sample.meta.get("crowd_regions", ()), *sample.meta.get("ignore_regions", ())}
+        for number, region in enumerate(sample.regions):
             name = self.name_of(region.label)
-            if name and region.kind == "mask":
+            if name and region.kind == "mask" and number not in aside:
                 out[name] = out[name] | region.mask if name in out else region.mask
         return out
 
     def name_of(self, phrase: str) -> str:
-        """The part a phrase names: the longest name whose words stand in it side by side; "two wheels" are a wheel."""
-        said = f" {' '.join(words(phrase))} "
-        plain = f" {' '.join(word.removesuffix('s') for word in words(phrase))} "
-        fits = (name for name in self.names if f" {name} " in said or f" {_plain(name)} " in plain)
-        return max(fits, key=len, default="")
+        """The part a phrase names: the name that stands first, the longest there; of several in a row the last ("orange
+        chair" is a chair). "two wheels" are a wheel; "" when no name is there.
+        """
+        said = words(phrase)
+        plain = [word.removesuffix("s") for word in said]
+        found: dict[int, str] = {}  # where a name begins -> the longest that does
+        for name in sorted(self.names, key=len):
+            parts = name.split()
+            for start in range(len(said)):
+                end = start + len(parts)
+                if said[start:end] == parts or plain[start:end] == [part.removesuffix("s") for part in parts]:
+                    found[start] = name
+        start = min(found, default=-1)
+        while (after := start + len(found.get(start, "").split())) in found and after != start:
+            start = after
+        return found.get(start, "")
 
     def ratios(self, totals: Totals) -> dict[str, np.ndarray]:
         each = {name: ratio(totals[f"intersection/{name}"], totals[f"union/{name}"]) for name in self.names}
@@ -86,10 +102,6 @@ class PartsIou(Metric):
         there = np.isfinite(stacked)
         mean = ratio(np.where(there, stacked, 0).sum(0), there.sum(0))
         return {"mIoU": mean, **{f"IoU/{name}": value for name, value in each.items()}}
-
-
-def _plain(name: str) -> str:
-    return " ".join(word.removesuffix("s") for word in name.split())
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,8 +88,16 @@ class Item:
     @cached_property
     def ignored(self) -> np.ndarray | None:
         """`bool[H, W]`: pixels without ground truth (`meta["ignore_regions"]`, as ReasonSeg has them), if any."""
-        used = self.sample.meta.get("ignore_regions", ())
-        return masks.union([self.sample.regions[index].mask for index in used], self.sample.size) if used else None
+        return self._joined("ignore_regions")
+
+    @cached_property
+    def void(self) -> np.ndarray | None:
+        """`bool[H, W]`: pixels on which a mask is neither right nor invented: ignored ones and crowds, if any."""
+        return self._joined("ignore_regions", "crowd_regions")
+
+    def _joined(self, *keys: str) -> np.ndarray | None:
+        used = [self.sample.regions[index].mask for key in keys for index in self.sample.meta.get(key, ())]
+        return masks.union(used, self.sample.size) if used else None
 
 
 def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -> Query:
@@ -116,7 +124,7 @@ def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -
     return Query(
         image=sample.image,
         prompt=turns if end > 1 else item.question.text,
-        regions=tuple(sample.regions[region] for region in used),
+        regions=tuple(replace(sample.regions[region], label="") for region in used),
         mentions=tuple(replace(mention, region=used[mention.region]) for mention in item.question.mentions),
         sample_id=sample.id,
     )
@@ -166,15 +174,37 @@ def answered(predict: Predict, items: Iterable[Item], batch_size: int) -> Iterat
 
 
 def blind(predict: Predict, seed: int = 0) -> Predict:
-    """The same predictor with every image replaced by noise: what can be scored from text, regions and priors alone.
+    """The same predictor with every image replaced by noise: what a model says that sees nothing it knows.
 
-    The noise is uniform, drawn from `seed` and the sample's id, so it does not depend on the order of the queries.
+    That may be less than it could guess, see `swapped`. The noise is uniform, drawn from `seed` and the sample's id, so
+    it does not depend on the order of the queries.
     """
 
     def predict_blind(queries: Sequence[Query]) -> Iterable[Answer]:
         return predict([replace(query, image=_noise(query, seed)) for query in queries])
 
     return predict_blind
+
+
+def swapped(predict: Predict) -> Predict:
+    """The same predictor with every image replaced by that of another sample: what is right of text and priors alone.
+
+    It is the image of the next query of a batch that is of another sample and has an image of the same size; where
+    there is none, noise.
+    """
+
+    def predict_swapped(queries: Sequence[Query]) -> Iterable[Answer]:
+        return predict([replace(query, image=_other(queries, place)) for place, query in enumerate(queries)])
+
+    return predict_swapped
+
+
+def _other(queries: Sequence[Query], place: int) -> np.ndarray:
+    query = queries[place]
+    for other in (*queries[place + 1 :], *queries[:place]):
+        if other.sample_id != query.sample_id and other.image.shape == query.image.shape:
+            return other.image
+    return _noise(query, 0)
 
 
 def _noise(query: Query, seed: int) -> np.ndarray:

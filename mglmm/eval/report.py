@@ -212,7 +212,7 @@ def rows_of(
                 slice,
                 name,
                 values[name],
-                len(metric),
+                metric.count_of(name),
                 low,
                 high,
                 scores,

@@ -57,6 +57,10 @@ class Vocabulary:
             index += length or 1
         return found
 
+    def noun(self, phrase: str) -> str:
+        """The head noun, or the last word where none is known; "" without words."""
+        return self.head(phrase) or (words(phrase) or [""])[-1]
+
     def color(self, phrase: str) -> str:
         """The first colour word; "" when there is none."""
         return next((word for word in words(phrase) if word in self.colors), "")

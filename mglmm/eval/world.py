@@ -18,7 +18,7 @@ from mglmm.eval.grounding import SIZES, WRONG, Grounding
 from mglmm.eval.iou import BoxAccuracy, RefSeg
 from mglmm.eval.metric import Metric
 from mglmm.eval.processes import Processes
-from mglmm.eval.protocol import Item, Predict, answered, blind
+from mglmm.eval.protocol import Item, Predict, answered, blind, swapped
 from mglmm.eval.report import Report, Row, rows_of, versions
 from mglmm.eval.text import ExactMatch, RegionNaming, Vocabulary
 from mglmm_data.sample import Sample
@@ -52,7 +52,7 @@ class WorldConfig(Strict):
     seed: int = Field(default=EVAL_SEED_START, ge=EVAL_SEED_START)  # of the first scene; training never sees these
     size: int = Field(default=192, ge=64)  # height and width, px
     batch_size: int = Field(default=32, ge=1)
-    blind: bool = True  # score the same predictor on noise as well
+    blind: bool = True  # score the same predictor on noise, and on images of other scenes, as well
     blind_count: int | None = Field(default=None, ge=1)  # on so many samples of each task; all by default
     blind_seed: int = 0
     resamples: int = Field(default=1000, ge=0)  # of the bootstrap; 0 leaves intervals out
@@ -228,34 +228,36 @@ def evaluate_world(
         ValueError: the predictor gives another number of answers than it got queries, or masks of another size.
     """
     among = among or Processes()
-    predict_blind = blind(predict, config.blind_seed)
-    found: list[tuple[int, Scores, Scores, list[int]]] = []  # of each batch: its number, what was scored, its scenes
+    unseeing = {"blind": blind(predict, config.blind_seed), "swapped": swapped(predict)} if config.blind else {}
+    found: list[tuple[int, Scores, dict[str, Scores], list[int]]] = []  # of each batch: number, scores, scenes
     plan = {task: config.counts.get(task, config.count) for task in config.tasks}
     number = done = 0
     for task, count in plan.items():
         unasked = (count if config.blind_count is None else config.blind_count) if config.blind else 0
         for items in _batches(eval_samples(task, count, config.seed, config.size), config.batch_size):
             if among.asks(number):
-                seeing, unseeing = Scores(), Scores()
+                seeing, beside = Scores(), {name: Scores() for name in unseeing}
                 for item, answer in answered(predict, items, config.batch_size):
                     seeing.update(item, answer)
-                for item, answer in answered(predict_blind, items[:unasked], config.batch_size):
-                    unseeing.update(item, answer)
-                found.append((number, seeing, unseeing, [int(item.sample.meta["scene_seed"]) for item in items]))
+                for name, predictor in unseeing.items():
+                    for item, answer in answered(predictor, items[:unasked], config.batch_size):
+                        beside[name].update(item, answer)
+                found.append((number, seeing, beside, [int(item.sample.meta["scene_seed"]) for item in items]))
             unasked -= len(items[:unasked])
             number += 1
             done += len(items)
             if on_progress is not None:
                 on_progress(done, sum(plan.values()))
-    scores, unseeing, scenes = Scores(), Scores(), {}
-    for _, seen, noise, seeds in sorted(among.gather(found), key=lambda batch: batch[0]):
+    scores, others, scenes = Scores(), {name: Scores() for name in unseeing}, {}
+    for _, seen, beside, seeds in sorted(among.gather(found), key=lambda batch: batch[0]):
         scores.merge(seen)
-        unseeing.merge(noise)
+        for name, other in others.items():
+            other.merge(beside[name])
         scenes |= dict.fromkeys(seeds)
     drawn = [make_scene(seed, config.size) for seed in scenes]
     return Report(
         title=f"Held-out world ({WORLD_VERSION}), free-running, {config.size} px, {len(drawn)} scenes",
-        rows=tuple(scores.rows({"blind": unseeing} if config.blind else {}, config.resamples)),
+        rows=tuple(scores.rows(others, config.resamples)),
         statistics=statistics(drawn),
         meta={"versions": versions(), "config": config.model_dump(mode="json"), "world": WORLD_VERSION, "counts": plan}
         | dict(meta or {}),

@@ -1,8 +1,12 @@
 """Grounded captions, scored on squares one can count: found, named, invented, missed, repeated."""
 
+from dataclasses import replace
+
 import pytest
 
 from mglmm.eval.grounding import Grounding
+from mglmm.eval.protocol import Item
+from mglmm_data.sample import Region
 
 
 @pytest.fixture
@@ -53,9 +57,27 @@ def test_what_is_wrong_in_the_words_for_what_was_found(vocabulary, item, square,
     dogs, car = [square(0, 10, 4, 14), square(10, 10, 14, 14)], square(16, 16, 19, 18)
     answer = make_answer(("large dogs", dogs), ", ", ("a blue dog", [car]), ", ", ("a person", [square(5, 15, 9, 19)]))
     scores = compute(vocabulary, item, answer)
-    assert scores["wrong_size/thing"] == pytest.approx(2 / 3)  # each dog
-    assert scores["wrong_color/thing"] == scores["wrong_noun/thing"] == pytest.approx(1 / 3)  # the car
-    assert scores["wrong_size"] == pytest.approx(2 / 3)  # the sky was not found, the person is nowhere
+    assert scores["wrong_size/thing"] == 1  # each dog; of the car neither says a size
+    assert scores["wrong_noun/thing"] == pytest.approx(1 / 3) and scores["wrong_color/thing"] == 1  # the car
+    assert scores["wrong_size"] == 1  # the sky was not found, the person is nowhere
+
+
+def test_what_lies_on_a_crowd_is_not_invented(vocabulary, item, square, make_answer):
+    crowd, ignored = square(0, 0, 20, 4), square(0, 4, 20, 6)
+    sample = replace(item.sample, regions=(*item.sample.regions, Region.of_mask(crowd, "dog"), Region.of_mask(ignored)))
+    said = make_answer(("a dog", [square(2, 0, 8, 5)]), ", ", ("a dog", [square(2, 3, 8, 9)]))
+    plain = compute(vocabulary, Item(sample, item.conversation), said)
+    assert plain["invented"] == 1 and plain["masks_per_image"] == 2
+    number = len(item.sample.regions)
+    sample.meta.update(crowd_regions=(number,), ignore_regions=(number + 1,))
+    scores = compute(vocabulary, Item(sample, item.conversation), said)
+    assert scores["masks_per_image"] == 1 and scores["invented"] == 1  # half of the second lies there, no more
+
+
+def test_nouns_that_nobody_knows_are_compared_by_their_last_words(vocabulary, make_item, square, make_answer):
+    item = make_item("What?", ("a zebra", (0,)), ".", regions=[square(0, 0, 9, 9)])
+    for words, right in (("the zebra", 1), ("a teapot", 0)):
+        assert compute(vocabulary, item, make_answer((words, [square(0, 0, 9, 9)])))["recall_noun@0.5"] == right
 
 
 def test_invented_and_repeated_masks_are_told_apart(vocabulary, item, square, make_answer):

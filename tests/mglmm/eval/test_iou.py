@@ -182,3 +182,21 @@ def test_box_accuracy(boxes, expected):
     metric = BoxAccuracy()
     metric.update(item, Answer("the dog.", (Phrase("the dog", (0, 7), instances),), item.sample.image))
     assert metric.compute()["accuracy@0.5"] == expected
+
+
+def test_an_answer_that_was_cut_refuses_nothing():
+    sample = Sample(np.zeros((10, 10, 3), np.uint8), (), ())
+    talk = Conversation((Turn("user", "Segment the cup."), Turn("assistant", "There is no cup.")))
+    for truncated, right in ((False, 1), (True, 0)):
+        metric = RefSeg()
+        metric.update(Item(sample, talk), Answer("I see the", (), sample.image, truncated=truncated))
+        assert metric.compute()["N_acc"] == metric.compute()["gIoU"] == right
+
+
+def test_numbers_say_how_many_items_they_are_of():
+    metric = RefSeg()
+    mask = square(0, 0, 4, 4)
+    for gold in (mask, mask, np.zeros_like(mask)):
+        metric.append(metric.counts(mask, gold, rejected=False))
+    counts = {name: metric.count_of(name) for name in ("gIoU", "N_acc", "T_acc", "Pr@0.5")}
+    assert counts == {"gIoU": 3, "N_acc": 1, "T_acc": 2, "Pr@0.5": 2}

@@ -5,7 +5,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from mglmm.answer import Answer, Instance, Phrase
 from mglmm.eval.parts import PartsIou, fit_mean_masks, mean_mask_baseline, naming, parts_report, score_parts
+from mglmm.eval.protocol import Item
 from mglmm.eval.report import Report
 from mglmm.evaluate import photo_sources, read_eval
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
@@ -119,3 +121,30 @@ def test_what_points_at_a_part_is_no_part_of_it():
     mask[:2] = True
     regions = (Region.of_mask(mask, "door"), Region((8, 8), box=(0, 0, 8, 8), label="door"))
     assert (PartsIou(["door"]).gold(Sample(np.zeros((8, 8, 3), np.uint8), regions, ()))["door"] == mask).all()
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("an orange chair", "chair"),
+        ("a person on a skateboard", "person"),
+        ("two teddy bears", "teddy bear"),
+        ("the sky", ""),
+    ],
+)
+def test_a_phrase_names_its_head(phrase, name):
+    assert PartsIou(["orange", "chair", "person", "skateboard", "bear", "teddy bear"]).name_of(phrase) == name
+
+
+def test_crowds_are_no_parts_and_what_is_ignored_counts_neither_way():
+    door, crowd, void = (np.zeros((8, 8), bool) for _ in range(3))
+    door[:2], crowd[4:6], void[6:] = True, True, True
+    regions = tuple(Region.of_mask(mask, "door") for mask in (door, crowd, void))
+    turns = (Turn("user", "Parts?"), Turn("assistant", "the door.", ()))
+    sample = Sample(np.zeros((8, 8, 3), np.uint8), regions, (Conversation(turns),))
+    sample.meta.update(crowd_regions=(1,), ignore_regions=(2,))
+    metric, everything = PartsIou(["door"]), door | crowd | void
+    phrases = (Phrase("the door", (0, 8), (Instance(everything, None, 1.0),)),)
+    said = Answer("the door", phrases, sample.image)
+    metric.update(Item(sample, sample.conversations[0]), said)
+    assert metric.compute()["mIoU"] == 1

@@ -1,9 +1,11 @@
 """A query carries the question and nothing of its answer; blinding takes the picture away and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from mglmm.eval.protocol import Item, answered, blind, query_of
+from mglmm.eval.protocol import Item, Query, answered, blind, query_of, swapped
 from mglmm_data.sample import Conversation, Grounding, Mention, Turn
 
 
@@ -69,3 +71,15 @@ def test_every_query_has_its_answer(make_item, say_nothing):
         list(answered(lambda queries: say_nothing(queries[:1]), items, 2))
     with pytest.raises(ValueError, match="batch_size is 0"):
         list(answered(say_nothing, items, 0))
+
+
+def test_swapped_gives_the_image_of_another_sample(make_item, square):
+    first, second = (make_item("What is this?", "A dog.") for _ in range(2))
+    other = replace(second.query, sample_id="other", image=second.query.image + 1)
+    small = replace(second.query, sample_id="small", image=second.query.image[:5])
+    seen: list[Query] = []
+    swapped(lambda queries: seen.extend(queries) or [])([first.query, first.query, other, small])
+    assert all(np.array_equal(query.image, other.image) for query in seen[:2])
+    assert np.array_equal(seen[2].image, first.query.image)
+    assert seen[3].image.shape == small.image.shape and seen[3].image.std() > 60, "no other of its size: noise"
+    assert [query.prompt for query in seen] == [first.query.prompt] * 2 + [other.prompt, small.prompt]

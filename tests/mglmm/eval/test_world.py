@@ -55,6 +55,7 @@ def test_blind_stands_beside_and_silence_scores_nothing(report):
     ):
         row = report.row(task, metric)
         assert (row.value, row.beside["blind"], row.count, row.headline) == (1, 0, CONFIG.count, True)
+        assert row.beside["swapped"] == 0
     assert report.row("present or absent", "N_acc").beside["blind"] == 1  # who says nothing rejects rightly
     assert report.row("present or absent", "T_acc").beside["blind"] == 0
 
@@ -77,7 +78,7 @@ def test_two_processes_give_the_table_of_one(seeing, say_nothing, report):
     share(1, [])
     whole = share(0, pickle.loads(boxes[1]))
     assert whole.to_json() == report.to_json()
-    assert 0 < asked[0] < sum(asked.values()) == 2 * len(TASKS) * CONFIG.count
+    assert 0 < asked[0] < sum(asked.values()) == 3 * len(TASKS) * CONFIG.count
 
 
 def test_slices_partition_the_whole(report):
@@ -135,5 +136,5 @@ def test_blind_may_be_asked_less(seeing, say_nothing):
     config = CONFIG.model_copy(update={"tasks": ("referring",), "blind_count": 3})
     drawn = {s.id: {s.image.tobytes()} for s in eval_samples("referring", config.count, config.seed, config.size)}
     report = evaluate_world(predict, config)
-    assert asked == {True: config.count, False: 3}
+    assert asked == {True: config.count, False: 2 * 3}  # on noise, and on images of other scenes
     assert report.row("present or absent", "T_acc").beside["blind"] == 0
