@@ -29,12 +29,16 @@ UNSURE = re.compile(
     r"|up|down|outside|inside|against|through|into|out|off)\b"
     r"|\b(?:is|are|was|were|be|been|being|has|have|had|all) (?:right|left)\b(?! (?:of|to)\b)"
     r"|(?<!\bthe )\bleft (?:behind|alone|over|out|open|on|in|at|by|for|with|after|unattended)\b|\bleft-?overs?\b"
+    r"|(?<!\bthe )\bleft (?:the|an?|his|her|its|their|my|our|your|him|them|us|waiting|standing|lying)\b"
+    r"|\b(?:is|are|was|were|has|have) [^.,;?!]{0,30}(?<!\bthe )(?<!\bfar )(?<!\btop )(?<!\bbottom )\bleft[.?!]?$"
+    r"|\bright (?:answer|angle|way|choice|amount|size|time|kind|place|order)s?\b|\b(?:that|this|it) (?:right|left)\b"
     r"|clockwise\b",
     re.IGNORECASE,
 )
 """Uses of left and right that are no sides ("right next to", "was left open"); a sample with one is never mirrored."""
 FRAME = re.compile(
-    r"\b(?:on|at|to|from|in) the (?:left|right|top|bottom|middle|center|centre)\b(?! of\b)"
+    r"\b(?:on|at|to|from|in) (?:the )?(?:left|right|top|bottom|middle|center|centre)\b(?! of\b)"
+    r"|\b(?:middle|cent(?:er|re))\b(?! of\b)|\bfar (?:left|right)\b|\b(?:top|bottom|upper|lower) (?:left|right)\b"
     r"|\b(?:left|right|top|bottom|upper|lower)-?most\b"
     r"|\bin the (?:upper|lower|foreground|background)\b"
     r"|\b(?:first|second|third|fourth|fifth|sixth|last)\b|\bhow many\b|\bcount\b|\bnumber of\b|\bcorner\b",
@@ -141,9 +145,14 @@ def can_mirror(sample: Sample) -> bool:
 
 
 def can_crop(sample: Sample, whole_tasks: tuple[str, ...]) -> bool:
-    """Whether a crop leaves the text true as long as what it speaks of stays in: no count, no place in the frame."""
-    if any(conversation.task in whole_tasks for conversation in sample.conversations):
-        return False
+    """Whether a crop leaves the text true as long as what it speaks of stays in: no count, no place in the frame, and
+    nothing said that points nowhere (of what is not there, it stays true).
+    """
+    for conversation in sample.conversations:
+        points = any(turn.phrases or turn.mentions for turn in conversation.turns)
+        refuses = conversation.task == "absent" or conversation.kind in ("none", "absent")
+        if conversation.task in whole_tasks or not (points or refuses):
+            return False
     return not any(FRAME.search(turn.text) for turn in _turns(sample))
 
 

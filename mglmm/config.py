@@ -158,6 +158,20 @@ class TrainConfig(Strict):
             raise ValueError(f"stages need different names, at least one; got {names}")
         return self
 
+    @model_validator(mode="after")
+    def features_are_of_the_encoders(self) -> TrainConfig:
+        """What was kept is of the encoders that the recipe begins with."""
+        moved: tuple[str, str] | None = None
+        for stage in self.stages:
+            if stage.features is not None and moved:
+                raise ValueError(
+                    f"stage {stage.name!r} reads kept features, but {moved[1]} trains in stage {moved[0]!r} before it; "
+                    "make a recipe of its own for what comes after, and fill the folder anew with mglmm cache"
+                )
+            trained = [name for name in ("encoder", "vision_tower") if name in stage.train]
+            moved = moved or ((stage.name, trained[0]) if trained else None)
+        return self
+
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 

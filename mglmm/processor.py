@@ -191,12 +191,7 @@ class MglmmProcessor:
             row_image += [index] * len(found)
             left_out += lost
         if not rows:
-            names = ", ".join(repr(sample.id) for sample in samples)
-            if not left_out:
-                raise ValueError(f"sample {names} has no conversation to learn from; give it one, or leave it out")
-            raise ValueError(
-                f"sample {names}: none of {left_out} conversations fits into max_length {max_length}; raise it"
-            )
+            raise ValueError(nothing_in(samples, left_out, max_length))
         given = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.given]
         targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
         spelt = [(number, place, index) for number, row in enumerate(rows) for place, index in row.spelt]
@@ -268,3 +263,11 @@ def square_boxes(regions: Sequence[tuple[Canvas, Region]]) -> torch.Tensor:
 
 
 AutoProcessor.register(MglmmConfig, MglmmProcessor)
+
+
+def nothing_in(samples: Sequence[Sample], left_out: int, max_length: int | None) -> str:
+    """What to say of samples that leave no row to learn from, after so many conversations were too long."""
+    names = ", ".join(repr(sample.id) for sample in samples)
+    if not left_out:
+        return f"sample {names} has no conversation to learn from; give it one, or leave it out"
+    return f"sample {names}: none of {left_out} conversations fits into max_length {max_length}; raise it"

@@ -160,13 +160,27 @@ def _is_told(line: bytes) -> bool:
 
 
 def tell_of_labels(sample: Sample, teller: Teller, rng: np.random.Generator) -> Sample:
-    """The sample with questions drawn from its labels; equal labels are one phrase, in reading order."""
+    """The sample with questions drawn from its labels, in their order; equal labels are one phrase, in reading order.
+
+    Crowds are no targets and leave their names incomplete; what is to be ignored and what is empty is not spoken of.
+    """
+    crowds, ignored = (set(sample.meta.get(key, ())) for key in ("crowd_regions", "ignore_regions"))
     named: dict[str, list[int]] = {}
     for number in reading_order(sample.regions):
-        if label := sample.regions[number].label:
-            named.setdefault(label, []).append(number)
-    told = teller.tell([Named(name, tuple(found)) for name, found in named.items()], (), rng)
-    return replace(sample, conversations=told, meta={"names": teller.names, "crowd_regions": (), **sample.meta})
+        region = sample.regions[number]
+        if region.label and number not in ignored:
+            here = named.setdefault(region.label, [])
+            if number not in crowds and region.bounds is not None:
+                here.append(number)
+    unclear = {sample.regions[number].label for number in crowds}
+    place = {name: number for number, name in enumerate(teller.names)}
+    ordered = sorted(named, key=lambda name: (place.get(name, len(place)), name))
+    regions = list(sample.regions)
+    told = teller.tell(
+        [Named(name, tuple(named[name]), name not in unclear) for name in ordered], (), rng, regions=regions
+    )
+    meta = {"names": teller.names, "crowd_regions": (), **sample.meta}
+    return replace(sample, regions=tuple(regions), conversations=told, meta=meta)
 
 
 def write_schema(path: Path = SCHEMA) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mglmm.config import StageConfig
 from mglmm.inputs import Batch
-from mglmm.processor import MglmmProcessor
+from mglmm.processor import MglmmProcessor, nothing_in
 from mglmm.train.features import PHOTO, FeatureFolder
 from mglmm.train.grounding import Joint
 from mglmm.train.kin import kin_of, world_label
@@ -150,7 +150,10 @@ class GroundingData:
         self.mixture.fetch(numbers)
         for number in numbers:
             try:
-                samples.append(self.sample(number, whole=whole))
+                sample = self.sample(number, whole=whole)
+                if self.stage.on_error == "count":
+                    self._check(sample)
+                samples.append(sample)
             except ValueError as error:
                 if self.stage.on_error == "fail":
                     raise
@@ -158,9 +161,15 @@ class GroundingData:
                 problems.append(f"source {name!r}, sample {index}: {error}")
         return samples, problems
 
+    def _check(self, sample: Sample) -> None:
+        """Raise ValueError where nothing of a sample can be learnt from: said as the processor says it of a batch."""
+        rows, left_out = self.processor.encoder.rows(sample, self.stage.share_prefix, self.stage.max_length)
+        if not rows:
+            raise ValueError(nothing_in([sample], left_out, self.stage.max_length))
+
     def shown(self, count: int) -> list[Sample]:
         """Those of the first `count` draws that can be read, to be looked at."""
-        return self._draw(range(count), whole=True)[0]
+        return [sample for sample in self._draw(range(count), whole=True)[0] if sample.conversations]
 
     def _extent(self, sample: Sample) -> Extent:
         rows, _ = self.processor.encoder.rows(sample, self.stage.share_prefix, self.stage.max_length)

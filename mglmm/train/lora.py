@@ -86,6 +86,18 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_beside(model: nn.Module, plain: dict[str, Tensor], adapters: dict[str, Tensor]) -> None:
-    """Take up a merged state and its adapters; weights under adapters stay as they are, all others are from `plain`."""
+    """Take up a merged state and its adapters; weights under adapters stay as they are, all others are from `plain`.
+
+    Raises:
+        ValueError: what the adapters change is no longer what they were trained on.
+    """
     own = model.state_dict()
     model.load_state_dict({**own, **{key: plain[key] for key in own if key in plain}, **adapters})
+    merged = merged_state(model)
+    for name, _ in adapted(model):
+        key = f"{name}.weight"
+        if not torch.allclose(merged[key].float(), plain[key].float(), rtol=1e-2, atol=1e-3):
+            raise ValueError(
+                f"the model that this run began with is another one now ({key} differs under its adapters); "
+                "put back the weights that `model` named then, or begin another run"
+            )

@@ -20,10 +20,15 @@ MAX_TOKENS = 96
 
 
 def draw_panel(model: Mglmm, processor: MglmmProcessor, samples: list[Sample]) -> Image.Image:
-    """One answer for the first conversation of each sample, side by side; the model is left in training mode."""
+    """One answer for the first conversation of each sample, side by side; the model is left in training mode.
+
+    Each sample has a conversation.
+    """
     was_training = model.training
-    grounder = Grounder(model, processor, GenerationOptions(max_new_tokens=MAX_TOKENS))
-    answers = grounder.predict([query_of(sample, sample.conversations[0]) for sample in samples])
-    model.train(was_training)
+    try:
+        grounder = Grounder(model, processor, GenerationOptions(max_new_tokens=MAX_TOKENS))
+        answers = grounder.predict([query_of(sample, sample.conversations[0]) for sample in samples])
+    finally:
+        model.train(was_training)
     pictures = [(sample.conversations[0].task, answer.plot()) for sample, answer in zip(samples, answers, strict=True)]
     return contact_sheet(pictures, columns=min(4, len(pictures)))

@@ -138,7 +138,14 @@ def test_lists_keep_the_order_of_their_names():
     assert told == "the right door, the right light, the left light and more."
 
 
-@pytest.mark.parametrize("text", ["A boat right next to a ship.", "A plate was left on a table.", "Food is left over."])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A boat right next to a ship.", "A plate was left on a table.", "Food is left over.", "She left the room.",
+        "He left his bag.", "There is one slice left.", "The right answer is B.", "Is that right?",
+        "People left waiting.",
+    ],
+)  # fmt: skip
 def test_what_may_be_no_side_is_never_mirrored(text):
     unsure = sample(pieces=(text,))
     assert not can_mirror(unsure)
@@ -147,7 +154,15 @@ def test_what_may_be_no_side_is_never_mirrored(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["The dog on the left.", "A cat to the right of a dog.", "It is left of it.", "a dog is to the left of a cat"],
+    [
+        "The dog on the left.",
+        "A cat to the right of a dog.",
+        "It is left of it.",
+        "a dog is to the left of a cat",
+        "The dog is on the left.",
+        "It is at the far left.",
+        "the left one",
+    ],
 )
 def test_sides_are_mirrored(text):
     assert Augment(settings(**{**STILL, "flip": 1}))(sample(pieces=(text,)), rng()).meta["augment"] == ("mirror",)
@@ -170,11 +185,20 @@ def test_mirroring_is_off_for_a_source_or_by_config():
         ("Segment the dog on the left.", ""),
         ("Segment the second dog.", ""),
         ("Show the topmost one.", ""),
+        ("Segment the middle zebra.", ""),
+        ("Segment the man on left.", ""),
+        ("Segment the top right bowl.", ""),
     ],
 )
 def test_no_crop_where_its_words_may_become_false(question, task):
     assert not can_crop(sample(question, task=task), ("caption",))
     assert Augment(settings(**{**STILL, "crop": 1}))(sample(question, task=task), rng()).meta["augment"] == ()
+
+
+def test_no_crop_of_what_points_nowhere():
+    """A crop keeps what is spoken of; of a dog that only words speak of nobody knows where it is."""
+    silent = sample("What happens?", pieces=("A dog lies beside a cat.",), task="chat")
+    assert not can_crop(silent, ()) and can_crop(sample(pieces=("There is no dog.",), task="absent"), ())
 
 
 def test_parts_with_sides_may_be_cropped():
@@ -188,7 +212,7 @@ def test_no_crop_cuts_a_region_away_that_is_spoken_of():
     for seed in range(5):
         after = Augment(config)(given, rng(seed))
         assert after.meta["augment"] == () and after.regions == corners
-    silent = sample(pieces=("Nothing.",), regions=corners)
+    silent = sample(pieces=("There is no dog.",), regions=corners, task="absent")
     after = Augment(config)(silent, rng())
     assert after.meta["augment"] == ("crop",)
     assert any(region.kind == "mask" and not region.mask.any() for region in after.regions)

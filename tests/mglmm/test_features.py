@@ -77,6 +77,9 @@ def test_what_does_not_go_with_kept_features_is_said_before_training(command, pl
     stage["train"]["encoder"] = 0.1
     command("cache", write()).is_one_sentence("stage 'words' reads kept features, but encoder trains")
     del stage["train"]["encoder"]
+    plan["stages"] = [{**stage, "name": "first", "features": None, "train": {"encoder": 1.0}}, stage]
+    command("train", write()).is_one_sentence("'words' reads kept features, but encoder trains in stage 'first'")
+    plan["stages"] = [stage]
     stage["augment"] = {}
     command("cache", write()).is_one_sentence("but pictures are augmented")
     stage["augment"] = None

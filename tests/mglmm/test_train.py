@@ -359,6 +359,21 @@ def test_resuming_adapters_is_exact(make):
     assert same(whole.model.state_dict(), cut.model.state_dict())
 
 
+def test_adapters_do_not_go_on_over_other_weights(make, monkeypatch):
+    make("cut", LORA, lora=ADAPTERS).run(until=1)
+    monkeypatch.setattr(loop, "load_or_build", lambda config, load=loop.load_or_build: other_weights(load(config)))
+    with pytest.raises(ValueError, match=r"this run began with is another one now \(.*q_proj.weight differs"):
+        make("cut", LORA, lora=ADAPTERS)
+
+
+def other_weights(loaded):
+    with torch.no_grad():
+        for name, value in loaded[0].named_parameters():
+            if "q_proj" in name:
+                value.add_(0.1)
+    return loaded
+
+
 def test_with_adapters_the_language_model_is_frozen(make):
     with pytest.raises(ValueError, match=r"trains \['language_model'\], but this model has the groups .*'lora'"):
         make("run", {**LORA, "train": {"language_model": 1.0}}, lora=ADAPTERS).run()

@@ -13,6 +13,7 @@ from mglmm.config import StageConfig, TrainConfig, load_config
 from mglmm.inputs import PADDING
 from mglmm.train.data import GroundingData, LeftOut
 from mglmm.train.loop import Trainer
+from mglmm_data import masks
 from mglmm_data.batches import Extent, filled
 
 WORLD = {"type": "world", "turns": 3, "size": 64}
@@ -78,6 +79,34 @@ def test_what_cannot_be_read_stops_or_is_counted(tiny, damaged):
     assert len(left_out.problems) == 1 and "2.png is truncated or damaged" in left_out.problems[0]
     assert "source 'mine', sample 2" in left_out.problems[0]
     assert LeftOut() == LeftOut(0, ())
+
+
+def test_what_cannot_be_learnt_from_is_counted_too(tiny, tmp_path):
+    """No conversation, one that is too long, a box of what covers no pixel: beside a sound sample none ends the run."""
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(tmp_path / "0.png")
+    empty = masks.encode(np.zeros((40, 40), bool))
+    asked = {"role": "user", "text": "Give the box of the dog."}
+    box = {"role": "assistant", "text": "the dog", "grounding": "box", "phrases": [{"text": "the dog", "regions": [0]}]}
+    long = [{"role": "user", "text": "What?"}, {"role": "assistant", "text": "word " * 500}]
+    fine = [{"role": "user", "text": "What?"}, {"role": "assistant", "text": "Nothing."}]
+    lines = [
+        {"conversations": []},
+        {"conversations": [{"turns": long}]},
+        {
+            "regions": [{"mask": {"size": [40, 40], "counts": empty["counts"]}}],
+            "conversations": [{"turns": [asked, box]}],
+        },
+        {"conversations": [{"turns": fine}]},
+    ]
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps({"image": "0.png", **line}) + "\n" for line in lines))
+    source = {"type": "jsonl", "path": str(tmp_path)}
+    given = stage(sources={"mine": source}, on_error="count", per_device_train_batch_size=4, max_length=200)
+    batch, left_out = GroundingData(given, tiny[1], 0)(0)
+    told = "\n".join(left_out.problems)
+    assert len(left_out.problems) == 3, told
+    assert len(batch.grounding.input_ids) == 1 and len(left_out.problems) == 3
+    assert "has no conversation to learn from" in told and "fits into max_length" in told and "is empty" in told
+    assert len(GroundingData(given, tiny[1], 0).shown(4)) == 1
 
 
 def test_a_batch_of_nothing_is_an_error(tiny, damaged):

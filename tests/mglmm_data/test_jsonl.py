@@ -10,11 +10,12 @@ from PIL import Image
 
 from mglmm_data import masks
 from mglmm_data.images import LoadedImage, as_large_as
-from mglmm_data.jsonl import SCHEMA, JsonlSource, dump_line
+from mglmm_data.jsonl import SCHEMA, JsonlSource, dump_line, tell_of_labels
 from mglmm_data.lines import from_record, to_record
 from mglmm_data.record import parse_record, schema
 from mglmm_data.registry import make_source
 from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn
+from mglmm_data.telling import Teller
 from mglmm_data.world.source import World
 
 HEIGHT, WIDTH = 12, 17
@@ -247,3 +248,28 @@ def test_missing_and_empty_files(tmp_path, write):
         JsonlSource(write(b""))
     with pytest.raises(ValueError, match="did you mean 'parts'"):
         JsonlSource(write(b""), kind="part")  # type: ignore[arg-type]
+
+
+def test_questions_from_labels_know_crowds_empties_and_the_order_of_names(tmp_path):
+    size = (20, 40)
+    boxes = {"zebra": (1, 1, 5, 9), "mug": (8, 1, 12, 9), "apple": (15, 1, 20, 9), "person": (22, 1, 26, 9)}
+    regions = [Region(size, box=box, label=label) for label, box in boxes.items()]
+    regions += [Region(size, box=(28, 1, 40, 9), label="person"), Region.of_mask(np.zeros(size, bool), "ghost")]
+    meta = {"crowd_regions": (4,)}
+    teller = Teller(
+        kind="instances", names=sorted({region.label for region in regions}), object_name="object",
+        tasks={"panoptic": 1.0, "referring": 1.0, "region": 1.0, "box": 1.0}, turns=40,
+    )  # fmt: skip
+    silent = Sample(np.zeros((*size, 3), np.uint8), tuple(regions), (), meta=meta)
+    told = tell_of_labels(silent, teller, np.random.default_rng(0))
+    said = [talk.turns[1].text for talk in told.conversations if talk.task == "panoptic"]
+    assert said == ["an apple, a mug, several people, a zebra."], (
+        "as the names stand, the crowd and the empty mask apart"
+    )
+    others = {talk.task: [] for talk in told.conversations} | {"referring": []}
+    for talk in told.conversations:
+        others[talk.task].append(talk.turns[1].text)
+    assert {"region", "box"} <= others.keys() and not any("person" in text for text in others["referring"])
+    assert not any("ghost" in text for texts in others.values() for text in texts)
+    pointed = [tell_of_labels(silent, teller, np.random.default_rng(seed)).regions for seed in range(4)]
+    assert any(len(grown) > len(regions) for grown in pointed), "what a question points with"
