@@ -17,7 +17,7 @@ def test_eval_world_beside_another(command, tiny_checkpoint, tmp_path):
     done = command("eval", "eval/world", *few, *models, "--out", "r.json", "--out", "r.MD", "--detail", "short")
     assert done.code == 0 and "Held-out world" in done.out and "cIoU" in done.out and "mean_things" in done.out
     report = Report.load("r.json")
-    assert report.columns == ("blind", "twin")
+    assert report.columns == ("blind", "swapped", "twin")
     assert all(row.beside["twin"] == row.value for row in report.rows)
     assert report.meta["model"] == str(tiny_checkpoint) and report.meta["seconds"] >= 0
     assert "| twin |" in (tmp_path / "r.MD").read_text()
