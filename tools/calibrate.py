@@ -89,12 +89,7 @@ def main() -> None:
 
 
 def fit_refusals(grounder: Listening, count: int) -> list[float]:
-    """Scale and bias of the odds of "There is no".
-
-    The scale is that of a logistic fit where half of what is asked for is there. The bias puts 0.5 where as large a
-    share of what is there is refused as of what is not there is found; the fit's own makes fewer errors in all, but
-    more of the second kind.
-    """
+    """Scale and bias that make the odds of "There is no" a probability, where half of what is asked for is there."""
     config, options = grounder.model.config, grounder.options
     config.refusal, grounder.odds, grounder.heard = None, [], []
     # The first token says it; with a budget of one, the grammar would let no phrase begin.
@@ -107,25 +102,14 @@ def fit_refusals(grounder: Listening, count: int) -> list[float]:
         absent += [task in ABSENT] * len(items)
     grounder.options = options
     odds, wrong = np.clip(grounder.odds, -30, 30), np.array(absent)
-    scale, likeliest = fit(odds[:, None], wrong)
+    scale, bias = fit(odds[:, None], wrong)
     if scale <= 0:
         raise SystemExit(f"the odds of a refusal tell nothing (scale {scale:.3f}); train further, nothing was written")
-    bias = -scale * even_threshold(odds[wrong], odds[~wrong])
-    for name, shift in (("as it is", 0.0), ("fewest errors", likeliest / scale), ("as many of both", bias / scale)):
+    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale)):
         refused = odds + shift > 0
         print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")
     print(f"refusal: scale {scale:.3f}, bias {bias:.3f}")
     return [scale, bias]
-
-
-def even_threshold(absent: np.ndarray, present: np.ndarray) -> float:
-    """The odds above which as large a share of `present` lies as of `absent` lies below; halfway where several do."""
-    places = np.unique(np.concatenate([absent, present]))
-    middles = (places[1:] + places[:-1]) / 2
-    missed = np.searchsorted(np.sort(absent), middles) / len(absent)
-    refused = 1 - np.searchsorted(np.sort(present), middles) / len(present)
-    apart = np.abs(missed - refused)
-    return float(middles[apart == apart.min()].mean())
 
 
 def write_config(config: MglmmConfig, folder: Path) -> None:

@@ -94,17 +94,6 @@ def test_a_calibrated_refusal_moves_what_half_means(grounder, monkeypatch):
     assert not any(text.startswith("There is no") for text in texts([1.0, -40.0]))
 
 
-@pytest.mark.parametrize(("size", "shift"), [((400, 400), 0.0), ((400, 100), 0.0), ((300, 300), 1.5)])
-def test_refusals_err_as_often_one_way_as_the_other(size, shift):
-    even_threshold = runpy.run_path(str(TOOL))["even_threshold"]
-    rng = np.random.default_rng(0)
-    absent, present = rng.normal(2 + shift, 1.0, size[0]), rng.normal(-2 + shift, 2.0, size[1])
-    threshold = even_threshold(absent, present)
-    missed, refused = (absent < threshold).mean(), (present > threshold).mean()
-    assert 0 < missed and abs(missed - refused) <= 1 / min(size)
-    assert even_threshold(np.array([2.0, 3.0]), np.array([-1.0, 0.0])) == 1.0, "halfway where nothing errs"
-
-
 def test_a_fit_is_written_into_the_checkpoint_whole_or_not_at_all(tiny_checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint, folder)
