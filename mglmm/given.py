@@ -95,13 +95,9 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def checkpoint(text: str) -> str:
-    """A folder of a checkpoint, a hub name or `bundled` as given; for the folder of a run, its last checkpoint.
-
-    Raises:
-        ValueError: it is none of these.
-    """
+    """A folder of a checkpoint, a hub name or `bundled` as given; for the folder of a run, its last checkpoint."""
     last = Path(text) / "last" / "model"
-    return str(last if (last / "config.json").is_file() else checkpoint_folder(text) or text)
+    return str(last) if (last / "config.json").is_file() else text
 
 
 def grounder(path: str, generation: Mapping[str, Any] | None = None, quant: str = "none") -> Grounder:
@@ -115,6 +111,7 @@ def grounder(path: str, generation: Mapping[str, Any] | None = None, quant: str 
         ValueError: the checkpoint cannot be read, or an option is unknown or out of range.
     """
     where = checkpoint(path)
+    checkpoint_folder(where)  # what is not there is said before anything heavy is imported
     quiet()
     from mglmm.generate import GenerationOptions
     from mglmm.grounder import Grounder
