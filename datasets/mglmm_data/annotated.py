@@ -54,6 +54,7 @@ class Scene:
     absent: Sequence[str] | None = None
     notes: Sequence[str] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    ignored: Rle | None = None  # pixels that nothing is known about
 
 
 class Laid(NamedTuple):
@@ -154,7 +155,8 @@ class Annotated:
         """The image at `index` with questions drawn by (seed, index, epoch).
 
         `Region.label` is the name. `meta`: source, file, notes, mirror, names, crowd_regions (indices of regions that
-        are crowds: no target, and not to be counted as invented), empty_masks (the annotations that are left out since
+        are crowds: no target, and not to be counted as invented), ignore_regions (indices of regions without ground
+        truth: they count neither way), empty_masks (the annotations that are left out since
         they cover no pixel), joined (names with more than `max_regions` instances -> how many), and what the family
         adds.
 
@@ -177,10 +179,11 @@ class Annotated:
                 f"{self.id_of(index)} ({scene.image.path}): nothing is annotated that the tasks "
                 f"{', '.join(self._teller.tasks)} ask about{told}; take it out, or add a task (absent)"
             )
+        ignored = [] if scene.ignored is None else [Region(scene.image.size, rle=scene.ignored)]
         return Sample(
             image=scene.image.pixels,
             full_size=scene.image.full_size,
-            regions=tuple(regions),
+            regions=(*regions, *ignored),
             conversations=conversations,
             id=self.id_of(index),
             meta={
@@ -194,6 +197,7 @@ class Annotated:
                 "mirror": self.mirror,
                 "names": self.names,
                 "crowd_regions": tuple(crowds),
+                "ignore_regions": tuple(len(regions) + number for number in range(len(ignored))),
                 "empty_masks": tuple(empty),
                 "joined": joined,
                 **scene.meta,

@@ -249,7 +249,8 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
                 complain("empty mask", f"{sample.id}: the mask of region {number} ({region.label!r}) covers no pixel")
         except ValueError as error:
             complain("malformed annotation", f"{sample.id}: region {number}: {error}")
-    used: set[int] = {*sample.meta.get("crowd_regions", ()), *sample.meta.get("unasked_regions", ())}
+    aside = ("crowd_regions", "ignore_regions", "unasked_regions")
+    used: set[int] = {number for key in aside for number in sample.meta.get(key, ())}
     for conversation in sample.conversations:
         found.tasks[conversation.task or "(no task)"] += 1
         for turn in conversation.turns:

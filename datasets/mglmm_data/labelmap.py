@@ -15,7 +15,7 @@ from mglmm_data import masks
 from mglmm_data.annotated import Annotated, Item, Scene
 from mglmm_data.images import MAX_PIXELS, MAX_SIDE, load_photo
 from mglmm_data.index import Strings
-from mglmm_data.masks import Size
+from mglmm_data.masks import Rle, Size
 from mglmm_data.reading import Problems
 
 MODES = ("L", "P", "1", "I;16", "I")
@@ -181,14 +181,17 @@ class LabelMaps(Annotated):
         return f"{self.source}/{Path(self._labels[index]).stem}"
 
     def scene(self, index: int) -> Scene:
-        """The classes of a label map, each as one mask."""
+        """The classes of a label map, each as one mask; what is to be ignored is one more, without a name."""
         loaded = load_photo(self._images[index])
         labels = read_labels(self._labels[index], loaded.size)
-        return Scene(loaded, self._items(labels, self._labels[index]))
+        rles = masks.rles_of_labels(labels)
+        unknown = [rle for value, rle in rles.items() if value in self._ignore]
+        ignored = masks.merged(unknown, loaded.size) if unknown else None
+        return Scene(loaded, self._items(rles, self._labels[index]), ignored=ignored)
 
-    def _items(self, labels: np.ndarray, path: str) -> list[Item]:
+    def _items(self, rles: Mapping[int, Rle], path: str) -> list[Item]:
         items = []
-        for value, rle in sorted(masks.rles_of_labels(labels).items()):
+        for value, rle in sorted(rles.items()):
             if value in self._ignore:
                 continue
             if value not in self._classes:

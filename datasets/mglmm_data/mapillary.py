@@ -85,7 +85,7 @@ class MapillarySource(LabelMaps):
         path = self._instances[index]
         codes = read_labels(path, loaded.size).astype(np.int32)
         items = []
-        for item in self._items((codes >> 8).astype(np.uint8), path):
+        for item in self._items(masks.rles_of_labels((codes >> 8).astype(np.uint8)), path):
             if item.name not in self._counted:
                 items.append(item)
                 continue

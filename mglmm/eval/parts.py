@@ -50,10 +50,15 @@ class PartsIou(Metric):
                 if name and instance.mask is not None:
                     mask = check_size(instance.mask, size)
                     predicted[name] = predicted[name] | mask if name in predicted else mask
-        gold = self.gold(item.sample)
-        if item.void is not None:
-            predicted = {name: mask & ~item.void for name, mask in predicted.items()}
-            gold = {name: mask & ~item.void for name, mask in gold.items()}
+        return self.known(predicted, self.gold(item.sample), item.void)
+
+    def known(
+        self, predicted: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray], void: np.ndarray | None
+    ) -> dict[str, float]:
+        """`counts` of what lies outside of `void`, bool[H, W]; None where there is no such place."""
+        if void is not None:
+            predicted = {name: mask & ~void for name, mask in predicted.items()}
+            gold = {name: mask & ~void for name, mask in gold.items()}
         return self.counts(predicted, gold)
 
     def counts(self, predicted: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -164,7 +169,7 @@ def mean_mask_baseline(
     for sample in val:
         gold, predicted = metric.gold(sample), fitted.masks(sample.size)
         kept = {name: mask for name, mask in predicted.items() if name in gold or not told_presence}
-        metric.append(metric.counts(kept, gold))
+        metric.append(metric.known(kept, gold, Item(sample, naming(sample)).void))
     return metric
 
 

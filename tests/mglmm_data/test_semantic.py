@@ -116,6 +116,7 @@ def test_ade_sceneparsing_against_its_own_maps(shared):
         labels = np.asarray(Image.open(root / "annotations" / f"{sample.id.split('/')[1]}.png"))
         counts = {ADE_NAMES[value - 1]: count for value, count in enumerate(np.bincount(labels.ravel())) if value}
         found = {region.label: int(region.mask.sum()) for region in sample.regions if region.kind == "mask"}
+        assert found.pop("", 0) == int((labels == 0).sum())  # to be ignored
         assert found == {name: count for name, count in counts.items() if count}
 
 
@@ -170,8 +171,10 @@ def test_camvid(shared):
     labels = np.asarray(Image.open(sample.meta["file"].replace("/val/", "/valannot/")))
     road = next(region for region in sample.regions if region.label == "road")
     assert (road.mask == (labels == 3)).all()
-    covered = sum(int(region.mask.sum()) for region in sample.regions if region.kind == "mask")
-    assert covered == int((labels != 11).sum())
+    (unlabelled,) = sample.meta["ignore_regions"]
+    assert (sample.regions[unlabelled].mask == (labels == 11)).all() and sample.regions[unlabelled].label == ""
+    named = [region for number, region in enumerate(sample.regions) if region.kind == "mask" and number != unlabelled]
+    assert sum(int(region.mask.sum()) for region in named) == int((labels != 11).sum())
 
 
 def test_voc_and_labelme_and_coco_agree(shared):

@@ -1,5 +1,6 @@
 """Part mIoU counted by hand, and the mean-mask baseline where the best constant answer is known."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -88,6 +89,28 @@ def test_mean_masks_may_be_told_which_parts_are_there(make_car):
     everywhere = mean_mask_baseline(train, [make_car((0, 0, 10, 10))], NAMES, told_presence=False).compute()
     assert np.isnan(told["IoU/wheel"]) and everywhere["IoU/wheel"] == 0
     assert told["mIoU"] == pytest.approx(2 * everywhere["mIoU"])
+
+
+def test_pixels_without_truth_count_neither_way(make_car):
+    car = make_car((0, 0, 10, 10))
+    everywhere = np.zeros((20, 20), bool)
+    everywhere[:10] = True  # the hood, and as much beside it
+    beside = everywhere.copy()
+    beside[:, :10] = False
+    unknown = replace(
+        car,
+        regions=(*car.regions, Region.of_mask(beside)),
+        meta={**car.meta, "ignore_regions": (len(car.regions),)},
+    )
+    scored = [
+        PartsIou(NAMES).known({"hood": everywhere}, PartsIou(NAMES).gold(each), Item(each, naming(each)).void)
+        for each in (car, unknown)
+    ]
+    assert [each["union/hood"] for each in scored] == [200, 100] and scored[1]["intersection/hood"] == 100
+    # so do the mean masks of the training images: here they cover twice what is there
+    train = [make_car((0, 0, 20, 10))]
+    assert mean_mask_baseline(train, [car], NAMES).compute()["IoU/hood"] == pytest.approx(0.5, abs=0.05)
+    assert mean_mask_baseline(train, [unknown], NAMES).compute()["IoU/hood"] == pytest.approx(1, abs=0.05)
 
 
 def test_report_stands_beside_the_baseline(make_car, say_nothing, tmp_path):
