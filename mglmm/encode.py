@@ -33,6 +33,7 @@ class Row:
     targets: list[int]
     given: list[int]
     spelt: list[tuple[int, int]]  # (place in ids, region) of the boxes that are spelt
+    named: list[tuple[int, int]]  # (place in ids, region) of the last word of a name in a question
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,10 @@ class Encoder:
 def join(prefix: Tokens, conversations: Sequence[Tokens]) -> Row:
     """The prefix once, the conversations behind it with restarted positions."""
     count = len(prefix.ids)
-    row = Row(list(prefix.ids), [IGNORE] * count, list(range(count)), [PREFIX] * count, [], [], [])
+    row = Row(list(prefix.ids), [IGNORE] * count, list(range(count)), [PREFIX] * count, [], [], [], [])
     for number, tokens in enumerate(conversations, 1):
         row.spelt.extend((len(row.ids) + place, region) for place, region in tokens.spelt)
+        row.named.extend((len(row.ids) + place, region) for place, region in tokens.named)
         row.ids.extend(tokens.ids)
         row.labels.extend(i if on else IGNORE for i, on in zip(tokens.ids, tokens.labelled, strict=True))
         row.positions.extend(range(count, count + len(tokens.ids)))

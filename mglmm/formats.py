@@ -50,11 +50,22 @@ def write_question(
     if first and form.pieces == "legacy":
         text = form.after_image + text
     for mention in sorted(turn.mentions, key=lambda item: item.start):
-        out.text(text + turn.text[at : mention.end if form.mention == "after" else mention.start], literal)
+        end = mention.end if form.mention == "after" else mention.start
+        name_all(out, turn, at, end, text, literal)
+        out.text(text + turn.text[at:end], literal)
         out.mark([ids.region])
         out.given.append(mention.region)
         text, at = "", mention.end
+    name_all(out, turn, at, len(turn.text), text, literal)
     out.text(text + turn.text[at:] + form.assistant, literal)
+
+
+def name_all(out: Tokens, turn: Turn, start: int, end: int, before: str, literal: LiteralTokenizer) -> None:
+    """Record what a question names in `start:end`, of which the next piece is made, behind the text `before`."""
+    for phrase in turn.phrases:
+        if start < phrase.end <= end and phrase.start < phrase.end:
+            for region in phrase.regions:
+                out.name(before + turn.text[start : phrase.end], region, literal)
 
 
 def write_answer(

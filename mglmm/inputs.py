@@ -45,6 +45,9 @@ class Batch:
     spelt: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
     """int64[Q, 2]: row and column of the first token of a box that is spelt behind a phrase."""
     spelt_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[Q, 4], as `target_boxes`
+    named: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
+    """int64[K, 2]: row and column of the last token of a name in a question."""
+    named_boxes: Tensor = field(default_factory=lambda: torch.zeros(0, 4))  # float[K, 4], as `target_boxes`
     seen: Seen | None = None  # of I images, in place of their pixels
 
     def to(self, device: torch.device | str) -> Batch:
@@ -95,6 +98,7 @@ class Output:
     answers: Tensor  # int64[T], the answer (a run of labels) that each token is of
     spelt: Tensor | None = None  # float[Q, C], projected states that begin a box; None without `box_feedback`
     image_tokens: Tensor | None = None  # float[I, N, D], as the language model reads them
+    named: Tensor | None = None  # float[K, D], states half-way up the language model where a question names something
 
     @property
     def mask_logits(self) -> Tensor:

@@ -241,12 +241,16 @@ class Mglmm(PreTrainedModel):
         segs = batch.input_ids == self.config.seg_token_id
         embeds = self.with_feedback(embeds, segs.nonzero(), batch.target_boxes)
         embeds = self.with_feedback(embeds, batch.spelt, batch.spelt_boxes)
-        hidden = self.llava.model.language_model(
+        out = self.llava.model.language_model(
             inputs_embeds=embeds,
             attention_mask=self.seen(batch.segments, embeds.dtype),
             position_ids=batch.position_ids,
             use_cache=False,
-        ).last_hidden_state
+            output_hidden_states=len(batch.named) > 0,
+        )
+        hidden, named = out.last_hidden_state, None
+        if len(batch.named):
+            named = out.hidden_states[len(out.hidden_states) // 2][batch.named[:, 0], batch.named[:, 1]]
         labelled = (batch.labels[:, 1:] != IGNORE) & (batch.segments[:, 1:] == batch.segments[:, :-1])
         token_logits = self.llava.lm_head(hidden[:, :-1][labelled])
         row, column = segs.nonzero(as_tuple=True)
@@ -260,7 +264,8 @@ class Mglmm(PreTrainedModel):
         spelt = None
         if self.box_feedback is not None:
             spelt = self.seg_projection(hidden[batch.spelt[:, 0], batch.spelt[:, 1] - 1])
-        return Output(token_logits, batch.labels[:, 1:][labelled], prompts, masks, states, answers, spelt, image.tokens)
+        labels = batch.labels[:, 1:][labelled]
+        return Output(token_logits, labels, prompts, masks, states, answers, spelt, image.tokens, named)
 
     def with_feedback(self, embeds: Tensor, at: Tensor, boxes: Tensor | None) -> Tensor:
         """Inputs float[R, L, D] with the boxes float[B, 4] read back at (row, column) int64[B, 2]; see `feedback`."""

@@ -21,6 +21,7 @@ class Tokens:
     targets: list[int] = field(default_factory=list)  # region of each [SEG], in order
     given: list[int] = field(default_factory=list)  # region of each <region>, in order
     spelt: list[tuple[int, int]] = field(default_factory=list)  # (place in ids, region) of boxes spelt behind `</p>`
+    named: list[tuple[int, int]] = field(default_factory=list)  # (place of its last id, region) of names in questions
 
     def add(self, ids: Sequence[int], labelled: bool = False) -> None:
         self.ids += ids
@@ -37,6 +38,10 @@ class Tokens:
     def spell(self, region: int) -> None:
         """The box of a region follows, behind a phrase."""
         self.spelt.append((len(self.ids), region))
+
+    def name(self, text: str, region: int, literal: LiteralTokenizer) -> None:
+        """What comes next begins with `text`, whose last word names a region."""
+        self.named.append((len(self.ids) + len(literal.encode(text)) - 1, region))
 
     def close(self) -> None:
         """Nothing follows."""
@@ -60,6 +65,9 @@ class LegacyTokens(Tokens):
 
     def spell(self, region: int) -> None:
         """Ids of a piece are not known before it is whole, and no published model reads boxes back."""
+
+    def name(self, text: str, region: int, literal: LiteralTokenizer) -> None:
+        """As `spell`."""
 
     def mark(self, ids: Sequence[int], labelled: bool = False, strips: bool = True) -> None:
         self.flush(strips)

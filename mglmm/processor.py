@@ -195,6 +195,7 @@ class MglmmProcessor:
         given = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.given]
         targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
         spelt = [(number, place, index) for number, row in enumerate(rows) for place, index in row.spelt]
+        named = [(number, place, index) for number, row in enumerate(rows) for place, index in row.named]
         picked = pick([image for image, _ in targets], masks_per_image, rng)
         chosen = [targets[number] for number in picked]
         size = 0 if original else self.mask_side
@@ -216,10 +217,16 @@ class MglmmProcessor:
             canvases=canvases,
             target_regions=tuple(targets),
             target_boxes=square_boxes([(canvases[i], samples[i].regions[r]) for i, r in targets]),
-            spelt=torch.tensor([(row, place) for row, place, _ in spelt], dtype=torch.long).view(-1, 2),
-            spelt_boxes=square_boxes(
-                [(canvases[row_image[row]], samples[row_image[row]].regions[r]) for row, _, r in spelt]
-            ),
+            **{
+                key: torch.tensor([(row, place) for row, place, _ in found], dtype=torch.long).view(-1, 2)
+                for key, found in (("spelt", spelt), ("named", named))
+            },
+            **{
+                key: square_boxes(
+                    [(canvases[row_image[row]], samples[row_image[row]].regions[r]) for row, _, r in found]
+                )
+                for key, found in (("spelt_boxes", spelt), ("named_boxes", named))
+            },
         )
         return batch, left_out
 

@@ -185,9 +185,12 @@ class LabelMaps(Annotated):
         loaded = load_photo(self._images[index])
         labels = read_labels(self._labels[index], loaded.size)
         rles = masks.rles_of_labels(labels)
+        return Scene(loaded, self._items(rles, self._labels[index]), ignored=self._unknown(rles, loaded.size))
+
+    def _unknown(self, rles: Mapping[int, Rle], size: Size) -> Rle | None:
+        """What is to be ignored of a label map."""
         unknown = [rle for value, rle in rles.items() if value in self._ignore]
-        ignored = masks.merged(unknown, loaded.size) if unknown else None
-        return Scene(loaded, self._items(rles, self._labels[index]), ignored=ignored)
+        return masks.merged(unknown, size) if unknown else None
 
     def _items(self, rles: Mapping[int, Rle], path: str) -> list[Item]:
         items = []

@@ -84,14 +84,14 @@ class MapillarySource(LabelMaps):
         loaded = load_photo(self._images[index])
         path = self._instances[index]
         codes = read_labels(path, loaded.size).astype(np.int32)
-        items = []
-        for item in self._items(masks.rles_of_labels((codes >> 8).astype(np.uint8)), path):
+        items, rles = [], masks.rles_of_labels((codes >> 8).astype(np.uint8))
+        for item in self._items(rles, path):
             if item.name not in self._counted:
                 items.append(item)
                 continue
             inside = masks.decode(item.rle)
             items += [Item(item.name, masks.encode(inside & (codes == code))) for code in np.unique(codes[inside])]
-        return Scene(loaded, items)
+        return Scene(loaded, items, ignored=self._unknown(rles, loaded.size))
 
 
 def read_config(root: str | Path, version: str) -> tuple[dict[int, str], set[str]]:

@@ -13,6 +13,7 @@ from mglmm.inputs import Batch, Output
 from mglmm.losses import bce_loss, box_loss, dice_loss
 from mglmm.model import Mglmm
 from mglmm.train.kin import KinHead, kin_loss, kin_right
+from mglmm.train.named import NamedHead, named_loss
 from mglmm.train.pretrain import WEIGHTS, Attributes, PixelBatch, PixelPretraining
 
 
@@ -36,6 +37,7 @@ class GroundingTraining(nn.Module):
         pixels: the heads over the same bridge; the small backbone alone has them.
         pixels_weight: of the losses of pixel pre-training.
         kin: the head over image tokens; needed with `losses.kin`.
+        named: the head over the names in questions; needed with `losses.named`.
 
     Raises:
         ValueError: losses that need the small backbone, without it.
@@ -48,12 +50,13 @@ class GroundingTraining(nn.Module):
         pixels: PixelPretraining | None = None,
         pixels_weight: float = 1.0,
         kin: KinHead | None = None,
+        named: NamedHead | None = None,
     ):
         super().__init__()
         if pixels is None and (losses.distill or losses.where):
             raise ValueError("losses.distill and losses.where need the small backbone and its heads; set both to 0")
         self.model, self.losses, self.pixels, self.pixels_weight = model, losses, pixels, pixels_weight
-        self.kin = kin
+        self.kin, self.named = kin, named
 
     def forward(self, batch: Joint) -> dict[str, Tensor]:
         out: Output = self.model(batch.grounding)
@@ -70,6 +73,10 @@ class GroundingTraining(nn.Module):
             logits = self.kin(out.image_tokens)
             losses["kin"] = kin_loss(logits, batch.grounding.kin)
             losses["watch_size"] = kin_right(logits, batch.grounding.kin)
+        if self.losses.named > 0:
+            assert self.named is not None
+            states = out.prompts.new_zeros(0, self.named.dim) if out.named is None else out.named
+            losses["named"], losses["watch_named"] = named_loss(self.named(states), batch.grounding)
         if batch.pixels is not None:
             assert self.pixels is not None
             losses |= {f"pixels_{name}": value for name, value in self.pixels(batch.pixels).items()}

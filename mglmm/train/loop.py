@@ -29,6 +29,7 @@ from mglmm.train.grounding import GroundingTraining
 from mglmm.train.kin import KinData, KinHead, KinTraining
 from mglmm.train.log import Log
 from mglmm.train.lora import adapters_state, add_lora, load_beside, merged_state, split_lora
+from mglmm.train.named import NamedHead
 from mglmm.train.optim import build_optimizers, check_groups, gradient_norm, set_rates
 from mglmm.train.pretrain import WEIGHTS, PixelData, PixelPretraining
 from mglmm.train.processes import over_processes
@@ -84,6 +85,7 @@ class Trainer:
             add_lora(self.model, config.lora, (ids.seg, ids.phrase_open, ids.phrase_close, ids.region))
         self.pixels = PixelPretraining(self.model.bridge) if isinstance(self.model.bridge, SmallBridge) else None
         self.kin = KinHead(self.model.config.language().hidden_size)
+        self.named = NamedHead(self.model.config.language().hidden_size)
         self.stage_index, self.step = 0, 0
         self.left_out, self.told = 0, ""
         self.found: dict[str, int] = {}
@@ -230,6 +232,7 @@ class Trainer:
             groups["heads"] = dict(self.pixels.heads.named_parameters())
             groups["semantic"] = dict(self.pixels.semantic.named_parameters())
             groups["kin"] = dict(self.kin.named_parameters())
+        groups["named"] = dict(self.named.named_parameters())
         if stage.kind == "pixels":
             if self.pixels is None:
                 raise ValueError(f"stage {stage.name!r} is of kind pixels, which only the small backbone has")
@@ -251,7 +254,7 @@ class Trainer:
             raise ValueError(
                 f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
             )
-        module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight, self.kin)
+        module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight, self.kin, self.named)
         seed = self.config.seed + 1000 * self.stage_index
         place = next(place for place, each in enumerate(self.config.stages) if each is stage)
         sources = self.sources[place] = self.sources[place] or open_sources(stage)
@@ -272,6 +275,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers] or None,
             "pixels": {} if self.pixels is None else heads_state(self.pixels),
             "kin": self.kin.state_dict(),
+            "named": self.named.state_dict(),
             "adapters": {} if self.config.lora is None else adapters_state(self.model),
         }
         with replaced_folder(self.folder / "last") as fresh:
@@ -302,6 +306,7 @@ class Trainer:
         if self.pixels is not None:
             load_heads(self.pixels, state["pixels"])
         self.kin.load_state_dict(state.get("kin", {}), strict="kin" in state)
+        self.named.load_state_dict(state.get("named", {}), strict="named" in state)
         self.found = state.get("found", {})
         self.stage_index, self.step, self.left_out = state["stage"], state["step"], state["left_out"]
         self.saved_optimizers = state["optimizers"]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from mglmm_data.sample import Conversation, Mention, Region, Turn, compose
+from mglmm_data.sample import Conversation, Grounding, Mention, Region, Turn, compose
 from mglmm_data.world.view import Target, View
 
 Piece = str | tuple[str, tuple[Target, ...]]
 """Text, or a phrase with the targets it is grounded in."""
 Asked = str | tuple[str, Target | Region]
 """Text, or words that speak of a given region: the mask of a target, or a region drawn by a user."""
+Names = tuple[tuple[str, Target], ...]
+"""Words of a question, in their order, and the thing of the scene that each names: "the dog left of the *red ball*"."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Exchange:
     question: tuple[Asked, ...]
     answer: tuple[Piece, ...]
     grounding: Literal["mask", "box"] = "mask"
+    named: Names = ()
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,15 @@ class Draft:
 
 
 def ask(
-    kind: str, question: str, *answer: Piece, unseen: bool = False, grounding: Literal["mask", "box"] = "mask"
+    kind: str,
+    question: str,
+    *answer: Piece,
+    unseen: bool = False,
+    grounding: Literal["mask", "box"] = "mask",
+    named: Names = (),
 ) -> Draft:
     """A draft of one question in plain text and its answer."""
-    return Draft(kind, (Exchange((question,), answer, grounding),), unseen)
+    return Draft(kind, (Exchange((question,), answer, grounding, named),), unseen)
 
 
 def region_of(view: View, target: Target) -> Region:
@@ -50,10 +59,13 @@ def region_of(view: View, target: Target) -> Region:
     return Region.of_mask(scene.thing_mask(target.index), view.name(target.index))
 
 
-def finish(view: View, task: str, draft: Draft, regions: list[Region], drawn: dict[Target, int]) -> Conversation:
+def finish(
+    view: View, task: str, draft: Draft, regions: list[Region], drawn: dict[Target, int], named: bool = False
+) -> Conversation:
     """Draw what the draft points at and join its pieces.
 
     Args:
+        named: whether the names of things in a question are grounded, too.
         regions: the sample's regions; new ones are appended.
         drawn: targets that have their mask in `regions` already -> its index; extended.
     """
@@ -76,7 +88,8 @@ def finish(view: View, task: str, draft: Draft, regions: list[Region], drawn: di
                 mentions.append(Mention(len(text), len(text) + len(words), number(piece[1])))
                 unseen |= isinstance(piece[1], Target) and view.is_unseen(piece[1])
             text += words
-        turns.append(Turn("user", text, mentions=tuple(mentions)))
+        names = [Grounding(*place, (number(target),)) for place, target in _names(text, exchange)] if named else []
+        turns.append(Turn("user", text, tuple(names), tuple(mentions)))
         pieces = []
         for piece in exchange.answer:
             if not isinstance(piece, str):
@@ -86,3 +99,12 @@ def finish(view: View, task: str, draft: Draft, regions: list[Region], drawn: di
         text, phrases = compose(*pieces)
         turns.append(Turn("assistant", text, phrases=phrases, grounding=exchange.grounding))
     return Conversation(tuple(turns), task, f"{draft.kind}:unseen" if unseen else draft.kind)
+
+
+def _names(text: str, exchange: Exchange) -> Iterator[tuple[tuple[int, int], Target]]:
+    """Where the names of a question stand in its text, one behind the other."""
+    at = 0
+    for words, target in exchange.named:
+        start = text.index(words, at)
+        at = start + len(words)
+        yield (start, at), target

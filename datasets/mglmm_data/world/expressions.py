@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numpy.random import Generator
 
 from mglmm_data.world import templates
+from mglmm_data.world.draft import Names
 from mglmm_data.world.view import FLYING, Target, View, order, pick
 from mglmm_data.world.vocabulary import CATEGORIES, MAIN_COLORS, PARTS, SIZE_WORDS, STUFF, held_out
 
@@ -25,6 +26,7 @@ class Expression:
     text: str
     target: Target | None
     unseen: bool = False
+    named: Names = ()
 
     @property
     def bare(self) -> str:
@@ -113,7 +115,8 @@ def _relation(view: View, rng: Generator) -> Expression | None:
     if not all(view.stands(i, relation, anchor) is (i == index) for i in rivals if i != anchor):
         return None
     text = f"the {color} {category} {relation_words(rng, relation)} the {name}".replace("  ", " ")
-    return Expression(text, Target(index), _unseen_relation(view, category, color, relation, anchor))
+    unseen = _unseen_relation(view, category, color, relation, anchor)
+    return Expression(text, Target(index), unseen, ((f"the {name}", Target(anchor)),))
 
 
 def ordinal_text(place: int, side: str, noun: str) -> str:
@@ -149,7 +152,8 @@ def _part(view: View, rng: Generator) -> Expression | None:
     if not parts:
         return None
     part = pick(rng, parts)
-    return Expression(f"the {part} of {whole.text}", Target(whole.target.index, part), whole.unseen)
+    named = ((whole.text, whole.target),)
+    return Expression(f"the {part} of {whole.text}", Target(whole.target.index, part), whole.unseen, named)
 
 
 def absent(view: View, rng: Generator, kind: str) -> Expression | None:
@@ -220,7 +224,8 @@ def _absent_relation(view: View, rng: Generator) -> Expression | None:
     if name is None or (near and not rivals) or any(view.stands(i, relation, anchor) is not False for i in rivals):
         return None
     text = f"the {color} {category} {relation_words(rng, relation)} the {name}".replace("  ", " ")
-    return Expression(text, None, _unseen_relation(view, category, color, relation, anchor))
+    unseen = _unseen_relation(view, category, color, relation, anchor)
+    return Expression(text, None, unseen, ((f"the {name}", Target(anchor)),))
 
 
 def _absent_ordinal(view: View, rng: Generator) -> Expression | None:
@@ -250,7 +255,8 @@ def _absent_part(view: View, rng: Generator) -> Expression | None:
         foreign = sorted({part for other in view.categories for part in PARTS[other]} - set(PARTS[category]))
         if name is None or not foreign:
             return None
-        return Expression(f"the {pick(rng, foreign)} of the {name}", None, view.is_unseen(Target(index)))
+        named = ((f"the {name}", Target(index)),)
+        return Expression(f"the {pick(rng, foreign)} of the {name}", None, view.is_unseen(Target(index)), named)
     by_place = rng.random() < 0.25
     whole = _absent_ordinal(view, rng) if by_place else _absent_attribute(view, rng)
     if whole is None:

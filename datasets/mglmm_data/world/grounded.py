@@ -53,8 +53,9 @@ def fine(view: View, rng: Generator, kind: str) -> Draft | None:
         if name is None or len(view.parts[index]) < 2:
             continue
         phrases = [(f"the {view.part_name(index, part)}", Target(index, part)) for part in view.parts[index]]
-        question = pick(rng, templates.FINE).format(x=f"the {name.removeprefix('the ')}")
-        return ask(kind, question, *_listed(phrases))
+        name = f"the {name.removeprefix('the ')}"
+        question = pick(rng, templates.FINE).format(x=name)
+        return ask(kind, question, *_listed(phrases), named=((name, Target(index)),))
     return None
 
 
@@ -64,7 +65,8 @@ def referring(view: View, rng: Generator, kind: str) -> Draft | None:
     if found is None or found.target is None:
         return None
     question = pick(rng, templates.FIND_ONE).format(x=found.text)
-    return ask(kind, question, (view.describe(found.target), (found.target,)), ".", unseen=found.unseen)
+    phrase = (view.describe(found.target), (found.target,))
+    return ask(kind, question, phrase, ".", unseen=found.unseen, named=found.named)
 
 
 def box(view: View, rng: Generator, kind: str) -> Draft | None:
@@ -74,7 +76,7 @@ def box(view: View, rng: Generator, kind: str) -> Draft | None:
         return None
     question = pick(rng, templates.FIND_BOX).format(x=found.text)
     phrase = (view.describe(found.target), (found.target,))
-    return ask(kind, question, phrase, ".", unseen=found.unseen, grounding="box")
+    return ask(kind, question, phrase, ".", unseen=found.unseen, grounding="box", named=found.named)
 
 
 def several(view: View, rng: Generator, kind: str) -> Draft | None:
@@ -148,7 +150,8 @@ def nothing(view: View, rng: Generator, kind: str) -> Draft | None:
     if found is None:
         return None
     question = pick(rng, templates.FIND_ONE).format(x=found.text)
-    return ask(kind, question, f"There is no {found.bare} in the image.", unseen=found.unseen)
+    answer = f"There is no {found.bare} in the image."
+    return ask(kind, question, answer, unseen=found.unseen, named=found.named)
 
 
 def reasoning(view: View, rng: Generator, kind: str) -> Draft | None:

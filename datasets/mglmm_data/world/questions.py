@@ -12,7 +12,7 @@ from numpy.random import Generator
 from mglmm_data import masks
 from mglmm_data.sample import Region
 from mglmm_data.world import templates
-from mglmm_data.world.draft import Draft, Exchange, Piece, ask
+from mglmm_data.world.draft import Draft, Exchange, Names, Piece, ask
 from mglmm_data.world.expressions import GROUNDS, absent_look, relation_words
 from mglmm_data.world.grounded import plain_name
 from mglmm_data.world.view import Target, View, order, pick
@@ -140,28 +140,33 @@ def _where(view: View, rng: Generator) -> Draft | None:
     return None
 
 
+YesNo = tuple[str, bool, Names]
+"""A question, whether it speaks of something unseen, and what it names."""
+
+
 def _yesno(view: View, rng: Generator) -> Draft | None:
     yes = bool(rng.random() < 0.5)
     for form in order(rng, (_is_there, _is_color, _is_beside, _are_more), (0.4, 0.25, 0.25, 0.1)):
         for _ in range(4):
             found = form(view, rng, yes)
             if found is not None and (view.allow_unseen or not found[1]):
-                return ask("yesno", found[0], "yes" if yes else "no", unseen=found[1])
+                text, unseen, named = found
+                return ask("yesno", text, "yes" if yes else "no", unseen=unseen, named=named)
     return None
 
 
-def _is_there(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None:
-    """A category, or a colour of one; (question, whether it is unseen)."""
+def _is_there(view: View, rng: Generator, yes: bool) -> YesNo | None:
+    """A category, or a colour of one."""
     if rng.random() < 0.4:
         names = view.categories if yes else [name for name in CATEGORIES if name not in view.categories]
-        return pick(rng, templates.EXISTS).format(x=templates.article(pick(rng, names))), False
+        return pick(rng, templates.EXISTS).format(x=templates.article(pick(rng, names))), False, ()
     look = view.look(int(rng.integers(len(view.things)))) if yes else absent_look(view, rng)
     if look is None:
         return None
-    return pick(rng, templates.EXISTS).format(x=templates.article(f"{look[1]} {look[0]}")), held_out(*look)
+    return pick(rng, templates.EXISTS).format(x=templates.article(f"{look[1]} {look[0]}")), held_out(*look), ()
 
 
-def _is_color(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None:
+def _is_color(view: View, rng: Generator, yes: bool) -> YesNo | None:
     index = int(rng.integers(len(view.things)))
     words = plain_name(view, rng, index)
     category, color = view.look(index)
@@ -171,10 +176,11 @@ def _is_color(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None:
         others = [c for c in MAIN_COLORS[category] if c != color]
         near = [c for c in others if c in view.colors]
         color = pick(rng, near if near and rng.random() < 0.6 else others)
-    return f"Is {words} {color}?", held_out(category, color) or view.is_unseen(Target(index))
+    unseen = held_out(category, color) or view.is_unseen(Target(index))
+    return f"Is {words} {color}?", unseen, ((words, Target(index)),)
 
 
-def _is_beside(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None:
+def _is_beside(view: View, rng: Generator, yes: bool) -> YesNo | None:
     index, anchor = (int(i) for i in rng.integers(len(view.things), size=2))
     name, other = view.unique_name(index), view.unique_name(anchor)
     relation = pick(rng, tuple(templates.RELATIONS))
@@ -182,16 +188,17 @@ def _is_beside(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None
         return None
     ends = (view.look(index), view.look(anchor))
     unseen = any(held_out(*end) or templates.held_out_relation(*end, relation) for end in ends)
-    return f"Is the {name} {relation_words(rng, relation)} the {other}?", unseen
+    text = f"Is the {name} {relation_words(rng, relation)} the {other}?"
+    return text, unseen, ((f"the {name}", Target(index)), (f"the {other}", Target(anchor)))
 
 
-def _are_more(view: View, rng: Generator, yes: bool) -> tuple[str, bool] | None:
+def _are_more(view: View, rng: Generator, yes: bool) -> YesNo | None:
     if len(view.categories) < 2:
         return None
     one, two = (view.categories[i] for i in rng.permutation(len(view.categories))[:2])
     if (len(view.same(one)) > len(view.same(two))) is not yes:
         return None
-    return f"Are there more {templates.plural(one)} than {templates.plural(two)}?", False
+    return f"Are there more {templates.plural(one)} than {templates.plural(two)}?", False, ()
 
 
 def region(view: View, rng: Generator, kind: str) -> Draft | None:

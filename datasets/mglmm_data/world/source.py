@@ -48,6 +48,8 @@ class World:
         split: `train` never shows or asks for what is held out; `eval` does, and names it in the kind.
         held_out: what the scenes do with held-out pairs; by default `avoid` in training and `allow` in evaluation.
         kinds: task -> all its kinds and how often each is tried first, where that is not as in `tasks.KINDS`.
+        named: whether the names of things in questions ("the dog left of the red ball") are grounded, too, for
+            `losses.named`.
 
     Raises:
         ValueError: an unknown task or kind, no positive weight, no turns, or a seed of the other split.
@@ -63,6 +65,7 @@ class World:
         split: Literal["train", "eval"] = "train",
         held_out: Literal["avoid", "allow", "require"] | None = None,
         kinds: Mapping[str, Mapping[str, float]] | None = None,
+        named: bool = False,
     ) -> None:
         tasks = DEFAULT_TASKS if tasks is None else tasks
         unknown = [name for name in tasks if name not in TASKS]
@@ -88,7 +91,7 @@ class World:
                 known = ", ".join(KINDS[task])
                 raise ValueError(f"kinds of {task!r} are {dict(given)}; give a weight of 0 or more for each of {known}")
         self.kinds = {**KINDS, **(kinds or {})}
-        self.seed_start = seed_start
+        self.seed_start, self.named = seed_start, named
         self.tasks = {name: float(weight) for name, weight in tasks.items() if weight > 0}
         self.turns = turns
         self.sizes = (size,) if isinstance(size, int) else tuple(size)
@@ -126,7 +129,16 @@ class World:
             first = self._names[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._names) - 1)]
             rest = order(rng, self._names, tuple(self.tasks.values()))
             for task in chain((first,), rest):
-                told = write(view, task, rng, regions, drawn=drawn, several_share=self.several_share, kinds=self.kinds)
+                told = write(
+                    view,
+                    task,
+                    rng,
+                    regions,
+                    drawn=drawn,
+                    several_share=self.several_share,
+                    kinds=self.kinds,
+                    named=self.named,
+                )
                 if told is not None:
                     conversations.append(told)
                     break

@@ -59,6 +59,7 @@ def write(
     allow_unseen: bool = True,
     several_share: float = SEVERAL_SHARE,
     kinds: Mapping[str, Mapping[str, float]] = KINDS,
+    named: bool = False,
 ) -> Conversation | None:
     """One conversation about a scene.
 
@@ -73,6 +74,7 @@ def write(
         several_share: share of `absent` that is worded as `several`; for 50:50 in both families, the share of
             `several` among `several` and `referring`, with `absent` as frequent as the two together.
         kinds: task -> its kinds and how often each is tried first, where `kind` names none; see `KINDS`.
+        named: whether the names of things in a question ("the dog left of the red ball") are grounded, too.
 
     Returns:
         The conversation with its task and kind (with ":unseen" where something held out is involved); None if the
@@ -95,5 +97,5 @@ def write(
     for name in order(rng, tuple(tried), tuple(tried.values())):
         draft = TASKS[task](view, rng, name)
         if draft is not None:
-            return finish(view, task, draft, regions, {} if drawn is None else drawn)
+            return finish(view, task, draft, regions, {} if drawn is None else drawn, named)
     return None
