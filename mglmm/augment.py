@@ -223,8 +223,7 @@ def _turns(sample: Sample) -> Iterator[Turn]:
 
 def _spoken_of(sample: Sample) -> set[int]:
     """Indices of the regions that a phrase or a mention points at."""
-    phrases = {region for turn in _turns(sample) for phrase in turn.phrases for region in phrase.regions}
-    return phrases | {mention.region for turn in _turns(sample) for mention in turn.mentions}
+    return {region for turn in _turns(sample) for region in turn.regions}
 
 
 def _move(

@@ -237,9 +237,7 @@ def check_turns(turns: int | None) -> int | None:
 
 def unasked(count: int, conversations: Iterable[Conversation]) -> tuple[int, ...]:
     """Which of `count` regions these conversations do not speak of: questions are drawn, and others would."""
-    turns = [turn for conversation in conversations for turn in conversation.turns]
-    used = {region for turn in turns for phrase in turn.phrases for region in phrase.regions}
-    used |= {mention.region for turn in turns for mention in turn.mentions}
+    used = {region for conversation in conversations for turn in conversation.turns for region in turn.regions}
     return tuple(number for number in range(count) if number not in used)
 
 

@@ -254,10 +254,9 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
     for conversation in sample.conversations:
         found.tasks[conversation.task or "(no task)"] += 1
         for turn in conversation.turns:
-            used.update(mention.region for mention in turn.mentions)
+            used.update(turn.regions)
             for phrase in turn.phrases:
                 found.phrases += 1
-                used.update(phrase.regions)
                 if empty.issuperset(phrase.regions):
                     words = turn.text[phrase.start : phrase.end]
                     complain("phrase without a mask", f"{sample.id}: all masks of the phrase {words!r} are empty")

@@ -135,6 +135,7 @@ class Mention:
 class Turn:
     """One utterance. `phrases` ground an answer; `mentions` point a question at given regions.
 
+    A question may have phrases, too: what it names, for `losses.named`.
     `grounding` says how the phrases come out: as masks (`[SEG]`) or as boxes (coordinates in the text).
     """
 
@@ -158,6 +159,12 @@ class Turn:
         for phrase in self.phrases:
             if not phrase.regions:
                 raise ValueError(f"phrase {self.text[phrase.start : phrase.end]!r} has no region; leave it ungrounded")
+
+    @property
+    def regions(self) -> tuple[int, ...]:
+        """The regions it points at, those that are mentioned first; one may be there twice."""
+        grounded = (region for phrase in self.phrases for region in phrase.regions)
+        return (*(mention.region for mention in self.mentions), *grounded)
 
 
 @dataclass(frozen=True)
@@ -200,9 +207,7 @@ class Sample:
                 raise ValueError(f"{self.id}: region {index} is for an image of {region.size}, this one is {self.size}")
         for conversation in self.conversations:
             for turn in conversation.turns:
-                used = [mention.region for mention in turn.mentions]
-                used += [region for phrase in turn.phrases for region in phrase.regions]
-                for region in used:
+                for region in turn.regions:
                     if not 0 <= region < len(self.regions):
                         raise ValueError(f"{self.id}: {turn.text!r} points at region {region} of {len(self.regions)}")
 

@@ -111,7 +111,7 @@ def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -
     turns = conversation.turns[:end]
     used: dict[int, int] = {}
     for turn in turns:
-        for region in [*(mention.region for mention in turn.mentions), *(r for p in turn.phrases for r in p.regions)]:
+        for region in turn.regions:
             used.setdefault(region, len(used))
     turns = tuple(
         replace(
