@@ -196,6 +196,13 @@ class MglmmProcessor:
         targets = [(i, index) for i, row in zip(row_image, rows, strict=True) for index in row.targets]
         spelt = [(number, place, index) for number, row in enumerate(rows) for place, index in row.spelt]
         named = [(number, place, index) for number, row in enumerate(rows) for place, index in row.named]
+
+        def places(found: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+            return torch.tensor([(row, place) for row, place, _ in found], dtype=torch.long).view(-1, 2)
+
+        def boxes_of(found: Sequence[tuple[int, int, int]]) -> torch.Tensor:
+            return square_boxes([(canvases[row_image[r]], samples[row_image[r]].regions[i]) for r, _, i in found])
+
         picked = pick([image for image, _ in targets], masks_per_image, rng)
         chosen = [targets[number] for number in picked]
         size = 0 if original else self.mask_side
@@ -217,16 +224,10 @@ class MglmmProcessor:
             canvases=canvases,
             target_regions=tuple(targets),
             target_boxes=square_boxes([(canvases[i], samples[i].regions[r]) for i, r in targets]),
-            **{
-                key: torch.tensor([(row, place) for row, place, _ in found], dtype=torch.long).view(-1, 2)
-                for key, found in (("spelt", spelt), ("named", named))
-            },
-            **{
-                key: square_boxes(
-                    [(canvases[row_image[row]], samples[row_image[row]].regions[r]) for row, _, r in found]
-                )
-                for key, found in (("spelt_boxes", spelt), ("named_boxes", named))
-            },
+            spelt=places(spelt),
+            spelt_boxes=boxes_of(spelt),
+            named=places(named),
+            named_boxes=boxes_of(named),
         )
         return batch, left_out
 
