@@ -149,7 +149,7 @@ def can_crop(sample: Sample, whole_tasks: tuple[str, ...]) -> bool:
     nothing said that points nowhere (of what is not there, it stays true).
     """
     for conversation in sample.conversations:
-        points = any(turn.phrases or turn.mentions for turn in conversation.turns)
+        points = any(turn.mentions or (turn.phrases and turn.role == "assistant") for turn in conversation.turns)
         refuses = conversation.task == "absent" or conversation.kind in ("none", "absent")
         if conversation.task in whole_tasks or not (points or refuses):
             return False

@@ -61,7 +61,7 @@ class LossConfig(Strict):
     quality: float = Field(default=0.0, ge=0)  # squared error of the predicted IoU: a score that means something
     distill: float = Field(default=0.0, ge=0)  # draws [SEG] prompts to the semantic prompt of their region (world only)
     kin: float = Field(default=0.0, ge=0)  # what things are among their kind, read off the image tokens (world only)
-    named: float = Field(default=0.0, ge=0)  # where the things are that questions name (world with `named: true`)
+    named: float = Field(default=0.0, ge=0)  # where the things are that questions name: world with `named: true`
     mask_size: Literal["decoder", "original"] = "decoder"  # where mask losses are computed
     # what a token weighs in ce: every one alike; "square": 1 / sqrt(length of its answer), so that "yes" is not drowned
     # by a panoptic answer (InternVL 2.5, arXiv:2412.05271, "square averaging"); "answer": every answer alike
@@ -126,7 +126,8 @@ class StageConfig(Strict):
             raise ValueError(
                 "losses.named and the group named under train (its head) go together; give both or neither"
             )
-        if self.losses.named > 0 and not any(source.get("named") for source in self.sources.values()):
+        worlds = [source for source in self.sources.values() if source.get("type") == "world"]
+        if self.losses.named > 0 and len(worlds) == len(self.sources) and not any(each.get("named") for each in worlds):
             raise ValueError("losses.named is given, but no source names anything; give the world `named: true`")
         if self.features is not None:
             moving = [name for name in ("encoder", "vision_tower") if name in self.train]

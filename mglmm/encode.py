@@ -33,7 +33,7 @@ class Row:
     targets: list[int]
     given: list[int]
     spelt: list[tuple[int, int]]  # (place in ids, region) of the boxes that are spelt
-    named: list[tuple[int, int]]  # (place in ids, region) of the last word of a name in a question
+    named: list[tuple[int, int]]  # (place in ids, region) of the last token of a name in a question
 
 
 @dataclass(frozen=True)

@@ -61,11 +61,13 @@ def write_question(
 
 
 def name_all(out: Tokens, turn: Turn, start: int, end: int, before: str, literal: LiteralTokenizer) -> None:
-    """Record what a question names in `start:end`, of which the next piece is made, behind the text `before`."""
+    """Record the names in `text[start:end]` of a turn; the next piece is `before` and this text.
+
+    A name of several regions is left out: one state points at one box.
+    """
     for phrase in turn.phrases:
-        if start < phrase.end <= end and phrase.start < phrase.end:
-            for region in phrase.regions:
-                out.name(before + turn.text[start : phrase.end], region, literal)
+        if start < phrase.end <= end and phrase.start < phrase.end and len(phrase.regions) == 1:
+            out.name(before + turn.text[start : phrase.end], phrase.regions[0], literal)
 
 
 def write_answer(

@@ -1,7 +1,8 @@
 """What flows between encoding, model and losses.
 
 I images, R rows of tokens (a row is one image with the conversations that share it), L tokens, M `[SEG]` in the batch
-(row by row, left to right), P of them decoded, G given regions, q the decoder's mask side, S the square's side.
+(row by row, left to right), P of them decoded, G given regions, K names in questions, q the decoder's mask side, S the
+square's side.
 """
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ class Output:
     answers: Tensor  # int64[T], the answer (a run of labels) that each token is of
     spelt: Tensor | None = None  # float[Q, C], projected states that begin a box; None without `box_feedback`
     image_tokens: Tensor | None = None  # float[I, N, D], as the language model reads them
-    named: Tensor | None = None  # float[K, D], states half-way up the language model where a question names something
+    named: Tensor | None = (
+        None  # float[K, D], states where questions name something, after half of the layers (rounded up)
+    )
 
     @property
     def mask_logits(self) -> Tensor:

@@ -156,9 +156,8 @@ class Annotated:
 
         `Region.label` is the name. `meta`: source, file, notes, mirror, names, crowd_regions (indices of regions that
         are crowds: no target, and not to be counted as invented), ignore_regions (indices of regions without ground
-        truth: they count neither way), empty_masks (the annotations that are left out since
-        they cover no pixel), joined (names with more than `max_regions` instances -> how many), and what the family
-        adds.
+        truth: they count neither way), empty_masks (the annotations that are left out since they cover no pixel),
+        joined (names with more than `max_regions` instances -> how many), and what the family adds.
 
         Raises:
             ValueError: the image or a mask is damaged or of another size, or nothing can be asked about the image.

@@ -239,7 +239,10 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
     for record in sample.meta.get("empty_masks", ()):
         complain("empty mask", f"{sample.id}: {record} covers no pixel; correct or remove it")
     empty: set[int] = set()
+    ignored = set(sample.meta.get("ignore_regions", ()))
     for number, region in enumerate(sample.regions):
+        if number in ignored:  # no annotation of its own
+            continue
         found.regions[region.kind] += 1
         if region.label:
             found.categories[region.label] += 1
@@ -249,14 +252,13 @@ def look_at(sample: Sample, index: int, found: Found) -> None:
                 complain("empty mask", f"{sample.id}: the mask of region {number} ({region.label!r}) covers no pixel")
         except ValueError as error:
             complain("malformed annotation", f"{sample.id}: region {number}: {error}")
-    aside = ("crowd_regions", "ignore_regions", "unasked_regions")
-    used: set[int] = {number for key in aside for number in sample.meta.get(key, ())}
+    used: set[int] = {*ignored, *sample.meta.get("crowd_regions", ()), *sample.meta.get("unasked_regions", ())}
     for conversation in sample.conversations:
         found.tasks[conversation.task or "(no task)"] += 1
         for turn in conversation.turns:
             used.update(turn.regions)
             for phrase in turn.phrases:
-                found.phrases += 1
+                found.phrases += turn.role == "assistant"
                 if empty.issuperset(phrase.regions):
                     words = turn.text[phrase.start : phrase.end]
                     complain("phrase without a mask", f"{sample.id}: all masks of the phrase {words!r} are empty")

@@ -29,6 +29,8 @@ TASKS = {"panoptic": 2.0, "referring": 2.0, "absent": 1.0, "region": 1.0, "box":
 FIRST_STUFF = 92
 """The detection form does not say what is a thing; COCO's things have ids up to 90."""
 VAGUE = {in_words(name) for name in NAMES if name.endswith("-other")} - {"sky"} | WIDE | {"rug", "dirt", "rock"}
+VOID = 0
+"""Code of the pixels without a segment."""
 
 
 class CocoPanopticSource(Annotated):
@@ -117,9 +119,9 @@ class CocoPanopticSource(Annotated):
             )
         if "segments_info" in records[0]:
             path = below(self._png_folder(), records[0]["file_name"])
-            found = segments(path, records[0]["segments_info"], loaded.size)
+            found, void = segments(path, records[0]["segments_info"], loaded.size)
         else:
-            found = []
+            found, void = [], None
             for record in records:
                 try:
                     found.append((record, masks.packed(record["segmentation"], loaded.size)))
@@ -130,7 +132,7 @@ class CocoPanopticSource(Annotated):
             name, is_thing = self._categories[segment["category_id"]]
             record = f"segment {segment['id']}"
             items.append(Item(name, rle, bool(segment.get("iscrowd")), record=record, stuff=not is_thing))
-        return Scene(loaded, items, meta={"image_id": image})
+        return Scene(loaded, items, meta={"image_id": image}, ignored=void)
 
     def _png_folder(self) -> Path:
         stem = self.json_path.stem
@@ -197,8 +199,10 @@ def _check(record: Any) -> list[Any]:
     return [take_id(segment, "category_id") for segment in record["segments_info"]]
 
 
-def segments(path: Path, infos: Sequence[Mapping[str, Any]], size: Size) -> list[tuple[Mapping[str, Any], Rle]]:
-    """The masks of the segments in a panoptic PNG.
+def segments(
+    path: Path, infos: Sequence[Mapping[str, Any]], size: Size
+) -> tuple[list[tuple[Mapping[str, Any], Rle]], Rle | None]:
+    """The masks of the segments in a panoptic PNG, and that of what is void (code 0), if anything is.
 
     Raises:
         ValueError: the PNG is missing, damaged or of another size; a segment has no pixel, or pixels no segment.
@@ -212,11 +216,11 @@ def segments(path: Path, infos: Sequence[Mapping[str, Any]], size: Size) -> list
                 f"{path} has no pixel of segment {info['id']} (category {info['category_id']}); correct it"
             )
         found.append((info, rles[info["id"]]))
-    if stray := sorted(rles.keys() - {0, *(info["id"] for info in infos)}):
+    if stray := sorted(rles.keys() - {VOID, *(info["id"] for info in infos)}):
         raise ValueError(
             f"{path} has segment {stray[0]}, which is not in the json's segments_info; correct one of them"
         )
-    return found
+    return found, rles.get(VOID)
 
 
 def below(folder: Path, name: str) -> Path:

@@ -137,8 +137,8 @@ def no_objects(sample: Sample) -> dict[int, str]:
     (`telling.pointed`); a named box without a mask is an object that is asked about, as Visual Genome's are.
     """
     turns = [turn for conversation in sample.conversations for turn in conversation.turns]
-    grounded = {number for turn in turns for phrase in turn.phrases for number in phrase.regions}
-    mentioned = {mention.region for turn in turns for mention in turn.mentions}
+    grounded = {number for turn in turns if turn.role == "assistant" for number in turn.regions}
+    mentioned = {number for turn in turns if turn.role == "user" for number in turn.regions}
     objects = {(region.label, region.bounds) for region in sample.regions if region.kind == "mask"}
     boxes = {number: sample.regions[number] for number in mentioned - grounded if sample.regions[number].kind == "box"}
     out = dict.fromkeys(sample.meta.get("ignore_regions", ()), "regions to ignore")

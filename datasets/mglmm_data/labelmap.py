@@ -134,7 +134,8 @@ def pair(images: Path, labels: Path, problems: Problems, *, extra_images: bool =
 
 
 class LabelMaps(Annotated):
-    """Photographs with label maps as a `Source`: each class in an image is one region.
+    """Photographs with label maps as a `Source`: each class in an image is one region, and what
+    is to be ignored one without a name.
 
     Args:
         pairs: (image, label map) of each sample.

@@ -64,7 +64,7 @@ class RegionRecord(Plain):
 
 
 class PhraseRecord(Plain):
-    """Words of an answer and the regions they are grounded in."""
+    """Words of an answer, or what a question names, and the regions they are grounded in."""
 
     text: str
     """The words, as they stand in the turn's text."""

@@ -108,7 +108,8 @@ class VocSource(Annotated):
                     f"{path}: object {number} has class {found} of {len(self._classes) - 1}; correct the maps"
                 )
             items.append(Item(self._classes[value], rle, record=f"object {number}"))
-        return Scene(loaded, items)
+        border = labels == BORDER
+        return Scene(loaded, items, ignored=masks.encode(border) if border.any() else None)
 
 
 def class_names(root: Path) -> tuple[str, ...]:

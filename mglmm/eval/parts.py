@@ -3,6 +3,7 @@
 Protocol: per part, the masks of all phrases that name it are joined by logical or; intersections and unions are summed
 over the set; mIoU is the mean over the parts that occur. A part that is absent from an answer leaves its gold in the
 union, one that is wrongly there adds its pixels. Parts are judged one by one: overlapping masks are not arbitrated.
+Pixels without ground truth and crowds count neither way, for mean masks as for models (`protocol.void_of`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 
 from mglmm.answer import Answer
 from mglmm.eval.metric import Metric, Totals, ratio
-from mglmm.eval.protocol import Item, Predict, answered, check_size
+from mglmm.eval.protocol import Item, Predict, answered, check_size, void_of
 from mglmm.eval.report import Report, Row, rows_of, versions
 from mglmm.eval.text import words
 from mglmm_data.masks import Size
@@ -50,10 +51,10 @@ class PartsIou(Metric):
                 if name and instance.mask is not None:
                     mask = check_size(instance.mask, size)
                     predicted[name] = predicted[name] | mask if name in predicted else mask
-        return self.known(predicted, self.gold(item.sample), item.void)
+        return self.counts_outside(item.void, predicted, self.gold(item.sample))
 
-    def known(
-        self, predicted: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray], void: np.ndarray | None
+    def counts_outside(
+        self, void: np.ndarray | None, predicted: Mapping[str, np.ndarray], gold: Mapping[str, np.ndarray]
     ) -> dict[str, float]:
         """`counts` of what lies outside of `void`, bool[H, W]; None where there is no such place."""
         if void is not None:
@@ -131,7 +132,7 @@ class MeanMasks:
 
 
 def fit_mean_masks(samples: Iterable[Sample], names: Sequence[str]) -> MeanMasks:
-    """Average the masks of the training images on a common grid.
+    """Average the masks of the training images on a common grid; there, what is unknown counts as not of the part.
 
     Raises:
         ValueError: there is no sample.
@@ -169,7 +170,7 @@ def mean_mask_baseline(
     for sample in val:
         gold, predicted = metric.gold(sample), fitted.masks(sample.size)
         kept = {name: mask for name, mask in predicted.items() if name in gold or not told_presence}
-        metric.append(metric.known(kept, gold, Item(sample, naming(sample)).void))
+        metric.append(metric.counts_outside(void_of(sample), kept, gold))
     return metric
 
 

@@ -87,17 +87,24 @@ class Item:
 
     @cached_property
     def ignored(self) -> np.ndarray | None:
-        """`bool[H, W]`: pixels without ground truth (`meta["ignore_regions"]`, as ReasonSeg has them), if any."""
-        return self._joined("ignore_regions")
+        """`bool[H, W]`: pixels without ground truth (`meta["ignore_regions"]`: ReasonSeg, label maps), if any."""
+        return joined(self.sample, "ignore_regions")
 
     @cached_property
     def void(self) -> np.ndarray | None:
         """`bool[H, W]`: pixels on which a mask is neither right nor invented: ignored ones and crowds, if any."""
-        return self._joined("ignore_regions", "crowd_regions")
+        return void_of(self.sample)
 
-    def _joined(self, *keys: str) -> np.ndarray | None:
-        used = [self.sample.regions[index].mask for key in keys for index in self.sample.meta.get(key, ())]
-        return masks.union(used, self.sample.size) if used else None
+
+def void_of(sample: Sample) -> np.ndarray | None:
+    """`bool[H, W]`: pixels of a sample on which a mask is neither right nor invented; None where there are none."""
+    return joined(sample, "ignore_regions", "crowd_regions")
+
+
+def joined(sample: Sample, *keys: str) -> np.ndarray | None:
+    """`bool[H, W]`: the regions together whose indices stand under `keys` in `Sample.meta`, if any."""
+    used = [sample.regions[index].mask for key in keys for index in sample.meta.get(key, ())]
+    return masks.union(used, sample.size) if used else None
 
 
 def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -> Query:
@@ -108,7 +115,8 @@ def query_of(sample: Sample, conversation: Conversation, turn_index: int = -1) -
     """
     item = Item(sample, conversation, turn_index)
     end = turn_index % len(conversation.turns)
-    turns = conversation.turns[:end]
+    # what a question names is gold, too
+    turns = [replace(each, phrases=()) if each.role == "user" else each for each in conversation.turns[:end]]
     used: dict[int, int] = {}
     for turn in turns:
         for region in turn.regions:

@@ -91,7 +91,7 @@ def kin_of(samples: Sequence[Sample], side: int) -> Tensor:
 
 
 def things_of(sample: Sample) -> list[Known]:
-    """The whole things of a world sample that its answers speak of, from left to right.
+    """The whole things of a world sample that its answers speak of or its questions name, from left to right.
 
     Raises:
         ValueError: a region's label is not of the world.

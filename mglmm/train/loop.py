@@ -254,6 +254,11 @@ class Trainer:
             raise ValueError(
                 f"stage {stage.name!r} sets pixels_batch_size, which only the small backbone has; set it to 0"
             )
+        if stage.losses.named and self.processor.form.pieces == "legacy":
+            raise ValueError(
+                f"stage {stage.name!r} has losses.named, but the prompt format {self.processor.form.name!r} does not "
+                "tell at which token a name ends; leave losses.named and the group named out"
+            )
         module = GroundingTraining(self.model, stage.losses, self.pixels, stage.pixels_weight, self.kin, self.named)
         seed = self.config.seed + 1000 * self.stage_index
         place = next(place for place, each in enumerate(self.config.stages) if each is stage)

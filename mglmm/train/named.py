@@ -1,8 +1,10 @@
 """Where the things stand that a question names, told half-way up the language model.
 
 "The dog left of the red ball" is answered in two steps: where is the red ball, and which dog is left of there. Trained
-by the answer alone, the first step is learnt only as far as the second one works. A head, never shipped, reads the box
-of what is named off the state of its last word after half of the layers; the other half may compare.
+by the answer alone, the first step is learnt only as far as the second one works. A head that is never shipped reads
+the box from the state of the name's last token after half of the layers. The other half can then compare.
+
+K names.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from mglmm.losses import box_loss
 
 
 class NamedHead(nn.Module):
-    """States float[K, D] to boxes float[K, 4], xyxy, shares of the square; may leave it."""
+    """States float[K, D] to boxes float[K, 4], xyxy, shares of the square; a box may reach past its edge."""
 
     def __init__(self, dim: int):
         super().__init__()
@@ -30,7 +32,7 @@ class NamedHead(nn.Module):
 def named_loss(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean box loss of what questions name, and the mean distance of the centres (shares of the side), to watch.
 
-    Both are 0 (with a graph) where nothing is named.
+    Both are 0 where nothing is named (the loss with a graph); such batches pull the logged distance down.
     """
     known = batch.named_boxes.isfinite().all(1)
     if not known.any():

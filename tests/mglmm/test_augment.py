@@ -1,12 +1,13 @@
 """What moves in the picture moves in the sample, and what would make it untrue is not done."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mglmm.augment import Augment, AugmentConfig, can_crop, can_mirror, mirror, swap_sides
-from mglmm_data.sample import Conversation, Mention, Region, Sample, Turn, compose
+from mglmm_data.sample import Conversation, Grounding, Mention, Region, Sample, Turn, compose
 
 HEIGHT, WIDTH = 60, 80
 STILL = {"photometric": 0.0, "crop": 0.0, "flip": 0.0}
@@ -199,6 +200,9 @@ def test_no_crop_of_what_points_nowhere():
     """A crop keeps what is spoken of; of a dog that only words speak of nobody knows where it is."""
     silent = sample("What happens?", pieces=("A dog lies beside a cat.",), task="chat")
     assert not can_crop(silent, ()) and can_crop(sample(pieces=("There is no dog.",), task="absent"), ())
+    asked, said = silent.conversations[0].turns  # what the question names does not say where the answer points
+    named = replace(asked, text="Is a cat here?", phrases=(Grounding(3, 8, (0,)),))
+    assert not can_crop(replace(silent, conversations=(Conversation((named, said), "chat"),)), ())
 
 
 def test_parts_with_sides_may_be_cropped():

@@ -4,12 +4,18 @@ import pytest
 import torch
 
 from mglmm.build import ModelConfig, build
-from mglmm.config import LossConfig, StageConfig, parse
+from mglmm.config import LossConfig, StageConfig, TrainConfig, parse
+from mglmm.eval.protocol import query_of
+from mglmm.templates import prompt_format
 from mglmm.train.data import GroundingData
-from mglmm.train.grounding import GroundingTraining
-from mglmm.train.named import NamedHead, named_loss
+from mglmm.train.grounding import GroundingTraining, Joint
+from mglmm.train.kin import things_of
+from mglmm.train.loop import Trainer
+from mglmm.train.named import NamedHead
 from mglmm_data.sample import Grounding, Mention, Region, Turn
+from mglmm_data.world.draft import Exchange, _names
 from mglmm_data.world.source import World
+from mglmm_data.world.view import Target
 
 ASKED = {"referring": 0.3, "absent": 0.3, "fine": 0.2, "vqa": 0.2}
 
@@ -44,6 +50,26 @@ def test_nothing_else_of_a_sample_changes():
         assert [each.turns[1].phrases == () for each in one.conversations] == [
             each.turns[1].phrases == () for each in two.conversations
         ]
+        # what is named is a thing among its kind, too
+        assert {thing.number for thing in things_of(two)} >= {
+            span.regions[0] for each in two.conversations for span in each.turns[0].phrases
+        }
+
+
+def test_a_query_does_not_tell_what_a_question_names():
+    plain, named = (World(0, tasks=ASKED, turns=10, named=each).sample(0) for each in (False, True))
+    assert names(named)
+    for one, two in zip(plain.conversations, named.conversations, strict=True):
+        query, same = query_of(plain, one), query_of(named, two)
+        assert (query.prompt, query.regions, query.mentions) == (same.prompt, same.regions, same.mentions)
+
+
+def test_a_name_is_no_part_of_a_word():
+    question = "Find the red balloon left of the red ball."
+    (place, _), *rest = _names(question, Exchange((question,), (), named=(("the red ball", Target(0)),)))
+    assert question[slice(*place)] == "the red ball" and place[1] == len(question) - 1 and not rest
+    with pytest.raises(ValueError, match="'the dog' is not in"):
+        list(_names(question, Exchange((question,), (), named=(("the dog", Target(0)),))))
 
 
 def test_a_name_ends_at_its_last_token(tiny):
@@ -53,8 +79,8 @@ def test_a_name_ends_at_its_last_token(tiny):
     known = names(sample)
     assert len(batch.named) == len(batch.named_boxes) == len(known) > 0
     for (row, column), box, (_, words, label) in zip(batch.named, batch.named_boxes, known, strict=True):
-        read = processor.tokenizer.decode(batch.input_ids[row, : column + 1])
-        assert read.rstrip("?.! ").endswith(words)
+        before, read = (processor.tokenizer.decode(batch.input_ids[row, : column + more]) for more in (0, 1))
+        assert read.rstrip("?.! ").endswith(words) and not before.rstrip("?.! ").endswith(words)
         region = next(each for each in sample.regions if each.label == label and each.kind == "mask")
         assert torch.allclose(box * 192, torch.tensor(region.bounds), atol=1e-3)
 
@@ -71,6 +97,22 @@ def test_names_beside_a_given_region(tiny):
     tokens = processor.encoder.prompt([Turn("user", text, tuple(spans), (Mention(at, at + 11, 0),))], regions)
     read = [processor.tokenizer.decode(tokens.ids[: place + 1]).rstrip("?") for place, _ in tokens.named]
     assert read[0].endswith("the red ball") and read[1].endswith("the dog") and tokens.given == [0]
+
+
+def test_each_conversation_in_a_row_of_its_own(tiny):
+    _, processor = tiny
+    sample = World(0, tasks=ASKED, turns=6, named=True).sample(0)
+    (shared, _), (apart, _) = (processor.batch([sample], share_prefix=each) for each in (True, False))
+    ids = [each.input_ids[each.named[:, 0], each.named[:, 1]].tolist() for each in (shared, apart)]
+    assert ids[0] == ids[1] and torch.equal(shared.named_boxes, apart.named_boxes)
+    assert len(set(apart.named[:, 0].tolist())) > 1
+
+
+def test_a_name_of_several_is_left_out(tiny):
+    _, processor = tiny
+    regions = [Region((8, 8), box=(0, 0, 4, 4)), Region((8, 8), box=(4, 4, 8, 8))]
+    asked = Turn("user", "Are the dogs brown?", (Grounding(4, 12, (0, 1)),))
+    assert not processor.encoder.prompt([asked], regions).named
 
 
 def recipe(**changes):
@@ -98,6 +140,10 @@ def test_loss_head_and_source_go_together(changes, words):
         recipe(**changes)
 
 
+def test_a_file_may_name_what_is_asked_about():
+    recipe(sources={"mine": {"type": "jsonl", "path": "mine"}, "world": {"type": "world"}})
+
+
 def test_the_loss_reaches_the_lower_half_of_the_language_model_only(tiny_sizes):
     language = {**tiny_sizes["language"], "num_hidden_layers": 4}
     model, processor = build(ModelConfig(**{**tiny_sizes, "language": language}), seed=0)
@@ -114,9 +160,24 @@ def test_the_loss_reaches_the_lower_half_of_the_language_model_only(tiny_sizes):
     assert all(p.grad is not None for p in head.parameters())
 
 
-def test_nothing_named_is_no_loss(tiny):
-    _, processor = tiny
+def test_nothing_named_is_no_loss(tiny_sizes):
+    model, processor = build(ModelConfig(**tiny_sizes), seed=0)
+    head = NamedHead(model.config.language().hidden_size)
     batch, _ = processor.batch([World(0, tasks={"panoptic": 1}, turns=1).sample(0)])
-    head = NamedHead(8)
-    loss, distance = named_loss(head(torch.zeros(0, 8)), batch)
-    assert loss == 0 and distance == 0 and loss.requires_grad
+    losses = GroundingTraining(model, LossConfig(named=1.0), named=head)(Joint(batch))
+    assert losses["named"] == 0 and losses["watch_named"] == 0
+    losses["named"].backward()
+    assert all((p.grad == 0).all() for p in head.parameters())
+
+
+def test_legacy_formats_do_not_tell_where_a_name_ends(tiny_sizes, tmp_path):
+    model, processor = build(ModelConfig(**tiny_sizes), seed=0)
+    recipe_of_all = {
+        "model": "bundled",
+        "output_dir": str(tmp_path),
+        "stages": [recipe().model_dump(mode="json", exclude_defaults=True)],
+    }
+    trainer = Trainer(parse(TrainConfig, recipe_of_all, "recipe"), "run")
+    trainer.processor.form = prompt_format("lisa")
+    with pytest.raises(ValueError, match="stage 'words' has losses.named, but the prompt format 'lisa' does not tell"):
+        trainer.stage_parts(trainer.config.stages[0])

@@ -19,7 +19,8 @@ def make_source(spec) -> Any:
 
 
 def regions_of(sample):
-    return [region for region in sample.regions if region.kind == "mask"]
+    aside = sample.meta["ignore_regions"]
+    return [region for number, region in enumerate(sample.regions) if region.kind == "mask" and number not in aside]
 
 
 def said(source, index=0, epoch=0):
@@ -91,7 +92,11 @@ def test_panoptic_areas_and_boxes_are_the_jsons(shared):
     spec = {"type": "coco_panoptic", "image_root": root / "input_images", "max_regions": 99}
     source = make_source({**spec, "json_path": root / "panoptic_examples.json"})
     segments = next(one for one in data["annotations"])["segments_info"]
-    found = Counter((int(region.mask.sum()), region.bounds) for region in regions_of(source.sample(0)))
+    sample = source.sample(0)
+    found = Counter((int(region.mask.sum()), region.bounds) for region in regions_of(sample))
+    (void,) = sample.meta["ignore_regions"]  # code 0: what no segment covers
+    everything = int(np.prod(sample.size))
+    assert int(sample.regions[void].mask.sum()) + sum(area * n for (area, _), n in found.items()) == everything
     boxes = [(x, y, x + w, y + h) for x, y, w, h in (segment["bbox"] for segment in segments)]
     assert found == Counter((one["area"], tuple(map(float, box))) for one, box in zip(segments, boxes, strict=True))
     again = make_source({**spec, "json_path": root / "panoptic_coco_detection_format.json"}).sample(0)

@@ -12,6 +12,7 @@ from mglmm_data import masks, registry
 from mglmm_data.ade20k import NAMES as ADE_NAMES
 from mglmm_data.cocostuff import NAMES as STUFF_NAMES
 from mglmm_data.cocostuff import in_words
+from mglmm_data.labelmap import read_labels
 from mglmm_data.sample import Region
 
 
@@ -186,9 +187,14 @@ def test_voc_and_labelme_and_coco_agree(shared):
     for index in range(2):
         samples = [source.sample(index) for source in (voc, labelme, coco)]
         boxes = [
-            sorted((region.label, *region.bounds) for region in sample.regions if region.kind == "mask")
+            sorted(
+                (region.label, *region.bounds) for region in sample.regions if region.kind == "mask" and region.label
+            )
             for sample in samples
         ]
+        border = [samples[0].regions[number].mask for number in samples[0].meta["ignore_regions"]]
+        labels = samples[0].meta["file"].replace("JPEGImages", "SegmentationClass").replace(".jpg", ".png")
+        assert [int(mask.sum()) for mask in border] == [n for n in [int((read_labels(labels) == 255).sum())] if n]
         assert len(boxes[0]) == len(boxes[1]) == len(boxes[2])
         for one, two, three in zip(*boxes, strict=True):
             assert one[0] == two[0] == three[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -102,9 +103,15 @@ def finish(
 
 
 def _names(text: str, exchange: Exchange) -> Iterator[tuple[tuple[int, int], Target]]:
-    """Where the names of a question stand in its text, one behind the other."""
+    """Where the names of a question stand in its text, one behind the other; "ball" is not in "balloon".
+
+    Raises:
+        ValueError: a name is not in the text.
+    """
     at = 0
     for words, target in exchange.named:
-        start = text.index(words, at)
-        at = start + len(words)
-        yield (start, at), target
+        place = re.compile(re.escape(words) + r"\b").search(text, at)
+        if place is None:
+            raise ValueError(f"{words!r} is not in {text[at:]!r}; a draft names what its question says")
+        at = place.end()
+        yield place.span(), target

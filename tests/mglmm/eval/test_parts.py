@@ -8,7 +8,7 @@ import pytest
 
 from mglmm.answer import Answer, Instance, Phrase
 from mglmm.eval.parts import PartsIou, fit_mean_masks, mean_mask_baseline, naming, parts_report, score_parts
-from mglmm.eval.protocol import Item
+from mglmm.eval.protocol import Item, void_of
 from mglmm.eval.report import Report
 from mglmm.evaluate import photo_sources, read_eval
 from mglmm_data.sample import Conversation, Region, Sample, Turn, compose
@@ -103,11 +103,11 @@ def test_pixels_without_truth_count_neither_way(make_car):
         meta={**car.meta, "ignore_regions": (len(car.regions),)},
     )
     scored = [
-        PartsIou(NAMES).known({"hood": everywhere}, PartsIou(NAMES).gold(each), Item(each, naming(each)).void)
+        PartsIou(NAMES).counts_outside(void_of(each), {"hood": everywhere}, PartsIou(NAMES).gold(each))
         for each in (car, unknown)
     ]
     assert [each["union/hood"] for each in scored] == [200, 100] and scored[1]["intersection/hood"] == 100
-    # so do the mean masks of the training images: here they cover twice what is there
+    # so do they where the mean masks of the training images are scored: here these cover twice what is there
     train = [make_car((0, 0, 20, 10))]
     assert mean_mask_baseline(train, [car], NAMES).compute()["IoU/hood"] == pytest.approx(0.5, abs=0.05)
     assert mean_mask_baseline(train, [unknown], NAMES).compute()["IoU/hood"] == pytest.approx(1, abs=0.05)
