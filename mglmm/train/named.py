@@ -1,8 +1,9 @@
 """Where the things stand that a question names, told half-way up the language model.
 
-"The dog left of the red ball" is answered in two steps: where is the red ball, and which dog is left of there. Trained
-by the answer alone, the first step is learnt only as far as the second one works. A head that is never shipped reads
-the box from the state of the name's last token after half of the layers. The other half can then compare.
+"The dog left of the red ball" takes steps: where is the red ball, which dog is the leftmost, and is that left of the
+ball. Trained by the answer alone, a step is learnt only as far as the others work. A head that is never shipped reads
+boxes from the states of names' last tokens after half of the layers ("the dog left of": the leftmost dog, for if any dog
+is left of the ball, it is). The other half can then compare.
 
 K names.
 """

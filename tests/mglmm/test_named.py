@@ -15,6 +15,7 @@ from mglmm.train.named import NamedHead
 from mglmm_data.sample import Grounding, Mention, Region, Turn
 from mglmm_data.world.draft import Exchange, _names
 from mglmm_data.world.source import World
+from mglmm_data.world.tasks import KINDS
 from mglmm_data.world.view import Target
 
 ASKED = {"referring": 0.3, "absent": 0.3, "fine": 0.2, "vqa": 0.2}
@@ -34,9 +35,32 @@ def test_questions_name_what_is_there():
     found = [name for index in range(40) for name in names(world.sample(index))]
     assert {each.task for each, _, _ in found} == set(ASKED)
     assert {each.kind for each, _, _ in found if each.task == "absent"} >= {"relation"}
+    places = {"second", "third", "fourth", "from", "to", "the", "left", "right", "of", "above", "below"}
     for _, words, label in found:  # "the large red ball" and "the second ball from the left" are a "large red ball"
-        said = set(words.removeprefix("the ").split()) - {"second", "third", "fourth", "from", "the", "left", "right"}
+        said = set(words.removeprefix("the ").split()) - places
         assert {word for word in said if not word.endswith("most")} <= set(label.split())
+
+
+def test_of_things_beside_another_the_utmost_is_named():
+    """If anything stands there, it does: it is what a present expression finds, and stands elsewhere if absent."""
+    only = {task: dict.fromkeys(KINDS[task], 0.0) | {"relation": 1.0} for task in ("referring", "absent")}
+    world = World(0, tasks={"referring": 1, "absent": 1}, kinds=only, turns=10, named=True)
+    found = {"referring": 0, "absent": 0}
+    for sample in map(world.sample, range(20)):
+        for conversation in sample.conversations:
+            asked, said = conversation.turns
+            if conversation.kind != "relation" or len(asked.phrases) < 2:
+                continue
+            found[conversation.task] += 1
+            if conversation.task == "referring":
+                assert said.phrases[0].regions == asked.phrases[0].regions
+                continue
+            utmost, anchor = (sample.regions[span.regions[0]].bounds for span in asked.phrases)
+            words = asked.text[asked.phrases[0].start : asked.phrases[0].end].split()
+            axis = int("above" in words or "below" in words)
+            beyond = utmost[axis] + utmost[axis + 2] - anchor[axis] - anchor[axis + 2]
+            assert (-beyond if {"left", "above"} & set(words) else beyond) <= 0
+    assert min(found.values()) > 20
 
 
 def test_nothing_else_of_a_sample_changes():

@@ -114,9 +114,22 @@ def _relation(view: View, rng: Generator) -> Expression | None:
         return None
     if not all(view.stands(i, relation, anchor) is (i == index) for i in rivals if i != anchor):
         return None
-    text = f"the {color} {category} {relation_words(rng, relation)} the {name}".replace("  ", " ")
+    return _beside(view, rng, category, color, relation, anchor, Target(index))
+
+
+def _beside(
+    view: View, rng: Generator, category: str, color: str, relation: str, anchor: int, target: Target | None
+) -> Expression:
+    """ "the dog left of the red ball", which names the ball and, with "the dog left of", the leftmost dog.
+
+    If any dog is left of the ball, the leftmost is; so whether there is one takes these two and a comparison.
+    """
+    words = f"the {color} {category} {relation_words(rng, relation)}".replace("  ", " ")
+    name = f"the {view.unique_name(anchor)}"
+    rivals = view.same(category, color)
+    named = ((words, Target(view.utmost(rivals, relation))),) if rivals else ()
     unseen = _unseen_relation(view, category, color, relation, anchor)
-    return Expression(text, Target(index), unseen, ((f"the {name}", Target(anchor)),))
+    return Expression(f"{words} {name}", target, unseen, (*named, (name, Target(anchor))))
 
 
 def ordinal_text(place: int, side: str, noun: str) -> str:
@@ -223,9 +236,7 @@ def _absent_relation(view: View, rng: Generator) -> Expression | None:
     rivals = [i for i in rivals if i != anchor]
     if name is None or (near and not rivals) or any(view.stands(i, relation, anchor) is not False for i in rivals):
         return None
-    text = f"the {color} {category} {relation_words(rng, relation)} the {name}".replace("  ", " ")
-    unseen = _unseen_relation(view, category, color, relation, anchor)
-    return Expression(text, None, unseen, ((f"the {name}", Target(anchor)),))
+    return _beside(view, rng, category, color, relation, anchor, None)
 
 
 def _absent_ordinal(view: View, rng: Generator) -> Expression | None:

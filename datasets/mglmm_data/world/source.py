@@ -49,8 +49,8 @@ class World:
         held_out: what the scenes do with held-out pairs; by default `avoid` in training and `allow` in evaluation.
         kinds: task -> all its kinds and how often each is tried first, where that is not as in `tasks.KINDS`.
         named: whether names of things in questions are grounded, too, for `losses.named` (`losses.kin` sees these
-            things as well): what a relation is to ("the dog left of *the red ball*"), the wholes of parts, what `fine`
-            and questions for yes or no ask about.
+            things as well): what a relation is to, and what would have it if anything did ("*the dog left of* *the red
+            ball*": the leftmost dog); the wholes of parts; what `fine` and questions for yes or no ask about.
 
     Raises:
         ValueError: an unknown task or kind, no positive weight, no turns, or a seed of the other split.

@@ -152,6 +152,12 @@ class View:
             return None
         return bool(distance < 0) == (relation in ("left", "above"))
 
+    def utmost(self, indices: list[int], relation: str) -> int:
+        """The leftmost, rightmost, topmost or lowest of some things."""
+        axis = 0 if relation in ("left", "right") else 1
+        pick = min if relation in ("left", "above") else max
+        return pick(indices, key=lambda i: self.centers[i, axis])
+
     def is_unseen(self, target: Target | None) -> bool:
         """Whether a target is a thing of a held-out pair, or a part of one."""
         return target is not None and not target.stuff and held_out(*self.look(target.index))
