@@ -2,8 +2,8 @@
 
 "The dog left of the red ball" takes steps: where is the red ball, which dog is the leftmost, and is that left of the
 ball. Trained by the answer alone, a step is learnt only as far as the others work. A head that is never shipped reads
-boxes from the states of names' last tokens after half of the layers ("the dog left of": the leftmost dog, for if any dog
-is left of the ball, it is). The other half can then compare.
+boxes from the states of names' last tokens after half of the layers ("the dog left of": the leftmost dog, for if any
+dog is left of the ball, it is). The other half can then compare.
 
 K names.
 """
