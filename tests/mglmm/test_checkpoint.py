@@ -235,10 +235,15 @@ def test_what_ships_may_be_the_mean_of_two_rounds(tiny_sizes, tmp_path, monkeypa
     save_checkpoint(tmp_path / "wider", *build(ModelConfig(**wider)))
     arguments = ["ship.py", str(tmp_path / "1"), "--out", str(tmp_path / "out"), "--average"]
     monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "2")])
-    runpy.run_path(str(SHIP), run_name="__main__")
-    found = load_checkpoint(tmp_path / "out")[0].state_dict()
-    for key, value in found.items():
-        assert torch.allclose(value, (models[0][key] + models[1][key]) / 2, rtol=2e-3, atol=1e-4), key
+    for share in (0.5, 0.25):
+        runpy.run_path(str(SHIP), run_name="__main__")
+        for key, value in load_checkpoint(tmp_path / "out")[0].state_dict().items():
+            mean = share * models[0][key] + (1 - share) * models[1][key]
+            assert torch.allclose(value, mean, rtol=2e-3, atol=1e-4), key
+        monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "2"), "--share", "0.25"])
+    monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "2"), "--share", "1"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SHIP), run_name="__main__")
     monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "wider")])
     with pytest.raises(ValueError, match=r"of two models: llava\.\S*mlp\S* differs; average rounds of one model"):
         runpy.run_path(str(SHIP), run_name="__main__")
