@@ -108,9 +108,13 @@ def ask(
     temperature: Annotated[float, typer.Option(min=0, help="0: the likeliest answer.")] = 0.0,
     no_grammar: Annotated[bool, typer.Option("--no-grammar", help="Do not keep phrases well-formed.")] = False,
     no_target_threshold: Annotated[
-        float,
-        typer.Option(min=0.001, max=0.999, help="From which probability on the answer says that nothing is there."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.999,
+            help="From which probability on the answer says that nothing is there (default: the model's).",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print json instead; a picture only with --out.")] = False,
     quant: Annotated[str, typer.Option(help="Hold the language model in int8 or int4: less memory.")] = "none",
 ) -> None:

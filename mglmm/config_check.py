@@ -63,6 +63,11 @@ def check_config(config: MglmmConfig) -> None:
             f"refusal is {config.refusal} in config.json; it is a scale above 0 and a bias, or null "
             "(tools/calibrate.py fits them)"
         )
+    if not 0 < config.no_target_threshold < 1:
+        raise ValueError(
+            f"no_target_threshold is {config.no_target_threshold} in config.json; "
+            "it is a probability above 0 and below 1"
+        )
     if config.region_grid < 1:
         raise ValueError(f"region_grid is {config.region_grid}; a grid has at least 1 cell a side")
     for place, part, kind in parts_of(config):

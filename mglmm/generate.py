@@ -34,10 +34,11 @@ class GenerationOptions(Strict):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = 0
     grammar: bool = True  # keep phrases well-formed; see `Grammar`
-    no_target_threshold: float = Field(default=0.5, gt=0, lt=1)
+    no_target_threshold: float | None = Field(default=None, gt=0, lt=1)
     """From which probability on an answer says that there is no target, where it is that or a phrase.
 
-    The probability is the model's own, or, with `MglmmConfig.refusal`, calibrated; 0.5 leaves the choice to it.
+    The probability is the model's own, or, with `MglmmConfig.refusal`, calibrated. None: the checkpoint's threshold,
+    `MglmmConfig.no_target_threshold`.
     """
 
 
@@ -121,13 +122,15 @@ class Run:
         silent = [index for index in silent if index < rows]
         self.banned = torch.tensor([*silent, *range(encoder.literal.num_ids, rows)], dtype=torch.long)
         self.refusal = encoder.literal.encode(REFUSAL)[0]
-        if form.published and options.no_target_threshold != 0.5:
+        threshold = options.no_target_threshold
+        if form.published and threshold not in (None, 0.5):
             raise ValueError(
-                f"no_target_threshold is {options.no_target_threshold}: it weighs answers that begin with "
+                f"no_target_threshold is {threshold}: it weighs answers that begin with "
                 f"{REFUSAL!r}, as checkpoints of this project do; this one was published by others, leave it at 0.5"
             )
+        threshold = model.config.no_target_threshold if threshold is None else threshold
         scale, bias = model.config.refusal or (1.0, 0.0)
-        self.shift = (bias + math.log(1 / options.no_target_threshold - 1)) / scale
+        self.shift = (bias + math.log(1 / threshold - 1)) / scale
         self.random = torch.Generator(device="cpu").manual_seed(options.seed)
         self.active = list(range(len(out)))  # rows that still run, in the order of the batch
         context = self.language.config.max_position_embeddings - len(encoder.prefix().ids)

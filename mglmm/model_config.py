@@ -45,6 +45,7 @@ class MglmmConfig(PreTrainedConfig):
     clip_frame: str = "pad"  # how an image meets CLIP's square: padded to a square first, or its centre cropped
     confidence: list[float] | None = None  # see mglmm.confidence; None: scores are mask_x_text
     refusal: list[float] | None = None  # scale > 0 and bias of the log-odds of "There is no"; None: 1 and 0
+    no_target_threshold: float = 0.5  # from which probability on there is no target; see `GenerationOptions`
     prompt_format: str = "vicuna_v1"
     format_version: int = FORMAT_VERSION
     tokenizer_hash: str = ""

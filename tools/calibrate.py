@@ -10,6 +10,7 @@ mglmm/confidence.py, and `GenerationOptions.no_target_threshold`.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def main() -> None:
     grounder = Listening.load(arguments.checkpoint)
     assert isinstance(grounder, Listening)
     config = grounder.model.config
-    config.refusal = fit_refusals(grounder, 4 * arguments.count)
+    config.refusal, config.no_target_threshold = fit_refusals(grounder, 4 * arguments.count)
     config.confidence = [0.0] * (len(FEATURES) + 1)  # so that evidence is asked for
     values, right = [], []
     for task in TASKS:
@@ -88,10 +89,14 @@ def main() -> None:
         print(f"written to {arguments.checkpoint}")
 
 
-def fit_refusals(grounder: Listening, count: int) -> list[float]:
-    """Scale and bias that make the odds of "There is no" a probability, where half of what is asked for is there."""
+def fit_refusals(grounder: Listening, count: int) -> tuple[list[float], float]:
+    """Scale and bias that make the odds of "There is no" a probability, where half of what is asked for is there.
+
+    Returns:
+        [scale, bias], and the probability at which what is there is refused as often as what is not there is found.
+    """
     config, options = grounder.model.config, grounder.options
-    config.refusal, grounder.odds, grounder.heard = None, [], []
+    config.refusal, config.no_target_threshold, grounder.odds, grounder.heard = None, 0.5, [], []
     # The first token says it; with a budget of one, the grammar would let no phrase begin.
     grounder.options = options.model_copy(update={"max_new_tokens": 1, "grammar": False})
     absent = []
@@ -105,11 +110,28 @@ def fit_refusals(grounder: Listening, count: int) -> list[float]:
     scale, bias = fit(odds[:, None], wrong)
     if scale <= 0:
         raise SystemExit(f"the odds of a refusal tell nothing (scale {scale:.3f}); train further, nothing was written")
-    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale)):
+    threshold = even_threshold(odds, wrong, scale, bias)
+    even = (bias + math.log(1 / threshold - 1)) / scale
+    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale), ("even errors", even)):
         refused = odds + shift > 0
         print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")
-    print(f"refusal: scale {scale:.3f}, bias {bias:.3f}")
-    return [scale, bias]
+    print(f"refusal: scale {scale:.3f}, bias {bias:.3f}; even errors from {threshold:.3f} on")
+    return [scale, bias], threshold
+
+
+def even_threshold(odds: np.ndarray, absent: np.ndarray, scale: float, bias: float) -> float:
+    """The probability from which on both errors are as frequent: absent things found, present ones refused.
+
+    Args:
+        odds: float[n], log-odds of a refusal.
+        absent: bool[n], what should be refused.
+        scale, bias: what makes them a probability.
+    """
+    cuts = np.sort(odds)
+    cuts = (cuts[1:] + cuts[:-1]) / 2
+    found = np.searchsorted(np.sort(odds[absent]), cuts) / absent.sum()
+    refused = 1 - np.searchsorted(np.sort(odds[~absent]), cuts) / (~absent).sum()
+    return 1 / (1 + math.exp(-bias - scale * float(cuts[np.abs(found - refused).argmin()])))
 
 
 def write_config(config: MglmmConfig, folder: Path) -> None:

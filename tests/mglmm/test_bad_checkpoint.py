@@ -80,6 +80,7 @@ BAD_CHECKPOINTS = {
     "a grid in words": (config_with(region_grid="16"), ["region_grid is '16'", "valid integer"]),
     "an empty grid": (config_with(region_grid=0), ["region_grid is 0"]),
     "a wrong confidence": (config_with(confidence="high"), ["confidence is 'high'"]),
+    "a wrong threshold": (config_with(no_target_threshold=1.0), ["no_target_threshold is 1.0", "above 0 and below 1"]),
     "a wrong refusal": (config_with(refusal=[-1.0, 0.0]), ["refusal is [-1.0, 0.0]", "a scale above 0 and a bias"]),
     "a wrong dtype": (config_with(dtype="float33"), ["float33"]),
     "another model": (config_with(model_type="llama"), ["'llama'", "'mglmm'"]),

@@ -58,7 +58,7 @@ def test_scores_are_probabilities_where_the_model_has_them(grounder, monkeypatch
     assert all(0 < score < 1 for score in scores) and len(set(scores)) > 1
 
 
-def test_the_no_target_threshold_moves_both_ways(grounder):
+def test_the_no_target_threshold_moves_both_ways(grounder, monkeypatch):
     image = make_scene(10_000_003).image
     questions = [
         (image, f"Segment the {color} {name}.", ()) for name in ("car", "boat", "dog") for color in ("red", "blue")
@@ -74,6 +74,9 @@ def test_the_no_target_threshold_moves_both_ways(grounder):
     }
     assert refused[1e-9] == len(questions) and refused[1 - 1e-9] == 0
     assert refused[1e-9] >= refused[0.5] >= refused[1 - 1e-9]
+    for threshold, expected in refused.items():  # without the option it is the checkpoint's
+        monkeypatch.setattr(grounder.model.config, "no_target_threshold", threshold)
+        assert sum(not answer.phrases for answer in grounder.ask_many(questions)) == expected
 
 
 def test_a_calibrated_refusal_moves_what_half_means(grounder, monkeypatch):
@@ -92,6 +95,16 @@ def test_a_calibrated_refusal_moves_what_half_means(grounder, monkeypatch):
         assert texts([2.0, 2 * odds]) == texts(None, 1 / (1 + np.exp(odds)))
     assert all(text.startswith("There is no") for text in texts([1.0, 40.0]))
     assert not any(text.startswith("There is no") for text in texts([1.0, -40.0]))
+
+
+def test_both_errors_are_as_frequent_at_an_even_threshold():
+    even = runpy.run_path(str(TOOL))["even_threshold"]
+    odds = np.array([-3.0, -2.0, -1.0, 0.5, -0.6, 0.4, 2.0, 3.0])
+    absent = np.array([False] * 4 + [True] * 4)
+    threshold = even(odds, absent, 1.0, 0.0)  # one of four is wrong on either side
+    refused = 1 / (1 + np.exp(-odds)) > threshold
+    assert refused[absent].sum() == 3 and refused[~absent].sum() == 1
+    assert even(odds, absent, 2.0, 1.0) == pytest.approx(1 / (1 + np.exp(-1 - 2 * np.log(threshold / (1 - threshold)))))
 
 
 def test_a_fit_is_written_into_the_checkpoint_whole_or_not_at_all(tiny_checkpoint, tmp_path, monkeypatch):
