@@ -56,6 +56,7 @@ def test_of_things_beside_another_the_utmost_is_named():
                 assert said.phrases[0].regions == asked.phrases[0].regions
                 continue
             utmost, anchor = (sample.regions[span.regions[0]].bounds for span in asked.phrases)
+            assert utmost is not None and anchor is not None
             words = asked.text[asked.phrases[0].start : asked.phrases[0].end].split()
             axis = int("above" in words or "below" in words)
             beyond = utmost[axis] + utmost[axis + 2] - anchor[axis] - anchor[axis + 2]
