@@ -96,7 +96,7 @@ def fit_refusals(grounder: Listening, count: int) -> tuple[list[float], float]:
         [scale, bias], and the probability at which what is there is refused as often as what is not there is found.
     """
     config, options = grounder.model.config, grounder.options
-    config.refusal, config.no_target_threshold, grounder.odds, grounder.heard = None, 0.5, [], []
+    config.refusal, grounder.odds, grounder.heard = None, [], []
     # The first token says it; with a budget of one, the grammar would let no phrase begin.
     grounder.options = options.model_copy(update={"max_new_tokens": 1, "grammar": False})
     absent = []
@@ -110,28 +110,27 @@ def fit_refusals(grounder: Listening, count: int) -> tuple[list[float], float]:
     scale, bias = fit(odds[:, None], wrong)
     if scale <= 0:
         raise SystemExit(f"the odds of a refusal tell nothing (scale {scale:.3f}); train further, nothing was written")
-    threshold = even_threshold(odds, wrong, scale, bias)
-    even = (bias + math.log(1 / threshold - 1)) / scale
-    for name, shift in (("as it is", 0.0), ("calibrated", bias / scale), ("even errors", even)):
-        refused = odds + shift > 0
+    even = even_cut(odds, wrong)
+    threshold = 1 / (1 + math.exp(-bias - scale * even))
+    for name, cut in (("as it is", 0.0), ("calibrated", -bias / scale), ("even errors", even)):
+        refused = odds > cut
         print(f"{name}: {refused[wrong].mean():.3f} of absent refused, {1 - refused[~wrong].mean():.3f} of present not")
     print(f"refusal: scale {scale:.3f}, bias {bias:.3f}; even errors from {threshold:.3f} on")
     return [scale, bias], threshold
 
 
-def even_threshold(odds: np.ndarray, absent: np.ndarray, scale: float, bias: float) -> float:
-    """The probability from which on both errors are as frequent: absent things found, present ones refused.
+def even_cut(odds: np.ndarray, absent: np.ndarray) -> float:
+    """The odds above which to refuse, so that both errors are as frequent: absent things found, present ones refused.
 
     Args:
         odds: float[n], log-odds of a refusal.
         absent: bool[n], what should be refused.
-        scale, bias: what makes them a probability.
     """
     cuts = np.sort(odds)
     cuts = (cuts[1:] + cuts[:-1]) / 2
     found = np.searchsorted(np.sort(odds[absent]), cuts) / absent.sum()
     refused = 1 - np.searchsorted(np.sort(odds[~absent]), cuts) / (~absent).sum()
-    return 1 / (1 + math.exp(-bias - scale * float(cuts[np.abs(found - refused).argmin()])))
+    return float(cuts[np.abs(found - refused).argmin()])
 
 
 def write_config(config: MglmmConfig, folder: Path) -> None:

@@ -178,11 +178,12 @@ class Annotated:
                 f"{self.id_of(index)} ({scene.image.path}): nothing is annotated that the tasks "
                 f"{', '.join(self._teller.tasks)} ask about{told}; take it out, or add a task (absent)"
             )
-        ignored = [] if scene.ignored is None else [Region(scene.image.size, rle=scene.ignored)]
+        ignored = () if scene.ignored is None else (len(regions),)
+        regions += [Region(scene.image.size, rle=scene.ignored) for _ in ignored]
         return Sample(
             image=scene.image.pixels,
             full_size=scene.image.full_size,
-            regions=(*regions, *ignored),
+            regions=tuple(regions),
             conversations=conversations,
             id=self.id_of(index),
             meta={
@@ -196,7 +197,7 @@ class Annotated:
                 "mirror": self.mirror,
                 "names": self.names,
                 "crowd_regions": tuple(crowds),
-                "ignore_regions": tuple(len(regions) + number for number in range(len(ignored))),
+                "ignore_regions": ignored,
                 "empty_masks": tuple(empty),
                 "joined": joined,
                 **scene.meta,

@@ -10,11 +10,11 @@ K names.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from mglmm.inputs import Batch
 from mglmm.losses import box_loss
+from sam_bridge.small import centred, corners
 
 
 class NamedHead(nn.Module):
@@ -26,8 +26,7 @@ class NamedHead(nn.Module):
         self.layers = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 4))
 
     def forward(self, states: Tensor) -> Tensor:
-        center, size = self.layers(states).float().sigmoid().chunk(2, -1)
-        return torch.cat([center - size / 2, center + size / 2], -1)
+        return corners(self.layers(states).float().sigmoid())
 
 
 def named_loss(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -39,5 +38,5 @@ def named_loss(boxes: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     if not known.any():
         return boxes.sum() * 0, boxes.detach().sum() * 0
     boxes, wanted = boxes[known], batch.named_boxes[known]
-    centers = [(each[:, :2] + each[:, 2:]) / 2 for each in (boxes.detach(), wanted)]
-    return box_loss(boxes, wanted).mean(), (centers[0] - centers[1]).norm(dim=1).mean()
+    off = (centred(boxes.detach()) - centred(wanted))[:, :2]
+    return box_loss(boxes, wanted).mean(), off.norm(dim=1).mean()

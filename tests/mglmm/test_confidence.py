@@ -97,14 +97,12 @@ def test_a_calibrated_refusal_moves_what_half_means(grounder, monkeypatch):
     assert not any(text.startswith("There is no") for text in texts([1.0, -40.0]))
 
 
-def test_both_errors_are_as_frequent_at_an_even_threshold():
-    even = runpy.run_path(str(TOOL))["even_threshold"]
+def test_both_errors_are_as_frequent_at_an_even_cut():
+    even = runpy.run_path(str(TOOL))["even_cut"]
     odds = np.array([-3.0, -2.0, -1.0, 0.5, -0.6, 0.4, 2.0, 3.0])
     absent = np.array([False] * 4 + [True] * 4)
-    threshold = even(odds, absent, 1.0, 0.0)  # one of four is wrong on either side
-    refused = 1 / (1 + np.exp(-odds)) > threshold
+    refused = odds > even(odds, absent)  # one of four is wrong on either side
     assert refused[absent].sum() == 3 and refused[~absent].sum() == 1
-    assert even(odds, absent, 2.0, 1.0) == pytest.approx(1 / (1 + np.exp(-1 - 2 * np.log(threshold / (1 - threshold)))))
 
 
 def test_a_fit_is_written_into_the_checkpoint_whole_or_not_at_all(tiny_checkpoint, tmp_path, monkeypatch):

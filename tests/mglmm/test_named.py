@@ -98,7 +98,7 @@ def test_a_name_is_no_part_of_a_word():
 
 
 def test_a_name_ends_at_its_last_token(tiny):
-    model, processor = tiny
+    _, processor = tiny
     sample = World(0, tasks=ASKED, turns=10, named=True).sample(0)
     batch, _ = processor.batch([sample])
     known = names(sample)

@@ -379,26 +379,3 @@ def test_coco_mini():
     assert len(source) == 40 and source.skipped["crowd"] == 2
     crowded = [sample for sample in map(source.sample, range(40)) if sample.meta["crowd_regions"]]
     assert len(crowded) == 2
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 3, 4, 11], [0, 0, 9, 3, 8, 0], [20, 0], [3, 2, 0, 2, 0, 3, 10], [0, 20]])
-def test_runs_without_pixels_do_not_stretch_a_mask(counts):
-    size = (4, 5)
-    flat = np.concatenate([np.full(run, place % 2) for place, run in enumerate(counts)])
-    told = masks.packed({"size": [*size], "counts": counts}, size)
-    again = masks.packed({"size": [*size], "counts": raw_counts(counts)}, size)
-    assert told == again == masks.encode(flat.reshape(5, 4).T.astype(bool))
-    assert masks.bounds_of(told) == masks.box_of(masks.decode(told))
-
-
-def raw_counts(counts):
-    """Runs as compressed text, as they are: COCO's `rleToString`."""
-    out = ""
-    for place, run in enumerate(counts):
-        value = run - counts[place - 2] if place > 2 else run
-        more = True
-        while more:
-            code, value = value & 0x1F, value >> 5
-            more = value != (-1 if code & 0x10 else 0)
-            out += chr((code | 0x20 if more else code) + 48)
-    return out

@@ -13,7 +13,6 @@ from mglmm_data.ade20k import NAMES as ADE_NAMES
 from mglmm_data.cocostuff import NAMES as STUFF_NAMES
 from mglmm_data.cocostuff import in_words
 from mglmm_data.labelmap import read_labels
-from mglmm_data.sample import Region
 
 
 def make_source(spec) -> Any:
@@ -377,36 +376,3 @@ def test_ade_full_names_a_field_of_another_type(tmp_path, change, match):
     (tmp_path / "a.json").write_text(json.dumps({"annotation": {"object": [one]}}))
     with pytest.raises(ValueError, match=rf"a\.json: {match}"):
         make_source({"type": "ade20k_full", "root": tmp_path})
-
-
-def test_label_maps_to_rle_in_one_pass():
-    rng = np.random.default_rng(0)
-    for shape in ((1, 1), (1, 7), (9, 1), (30, 41)):
-        for dtype in (np.uint8, np.uint16, np.int32, np.uint32):
-            labels = rng.integers(0, 5, shape).astype(dtype)
-            found = masks.rles_of_labels(labels)
-            assert found.keys() == set(labels.ravel().tolist())
-            assert all((masks.decode(rle) == (labels == value)).all() for value, rle in found.items())
-            assert all(rle == masks.encode(labels == value) for value, rle in found.items())
-
-
-def test_masks_are_drawn_as_pycocotools_draws_them():
-    """Only the columns that a mask covers are decoded: at every border, and where its last run is of ones or zeros."""
-    rng = np.random.default_rng(1)
-    for _ in range(300):
-        height, width = (int(side) for side in rng.integers(1, 50, 2))
-        mask = np.zeros((height, width), bool)
-        top, left, rows, columns = rng.integers(0, 50, 4)
-        mask[top : top + rows, left : left + columns] = rng.random() < 0.9
-        mask &= rng.random(mask.shape) < rng.choice([0.2, 0.9, 1.0])
-        mask[-1, -1] |= rng.random() < 0.2
-        rle = masks.encode(mask)
-        assert (masks.coco.decode(rle) == mask).all()
-        for told in (rle, masks.Rle(size=rle["size"], counts=rle["counts"])):  # as we made it, and out of a file
-            assert (masks.decode(told) == mask).all()
-            assert Region(mask.shape, rle=told).bounds == masks.box_of(mask)
-
-
-def test_what_is_checked_is_not_taken_for_another_size():
-    with pytest.raises(ValueError, match=r"of size \(4, 6\), the image of \(6, 4\)"):
-        masks.decode(masks.encode(np.ones((4, 6), bool)), (6, 4))
